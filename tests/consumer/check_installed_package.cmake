@@ -1,0 +1,23 @@
+# Does the installed package serve a project of its own: every public header, every policy, a replay, the program?
+
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT status EQUAL 0)
+    list(JOIN ARGN " " command)
+    message(FATAL_ERROR "failed (${status}): ${command}\n${output}")
+  endif()
+  message(STATUS "${output}")
+endfunction()
+
+file(REMOVE_RECURSE ${SCRATCH})
+run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${SCRATCH}/prefix)
+# A package works wherever it is put, so it is moved before it is used.
+file(RENAME ${SCRATCH}/prefix ${SCRATCH}/moved)
+
+run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/project -B ${SCRATCH}/build -G ${GENERATOR}
+  -D CMAKE_PREFIX_PATH=${SCRATCH}/moved -D CMAKE_CXX_COMPILER=${CXX_COMPILER}
+  -D CMAKE_CXX_COMPILER_LAUNCHER=${CXX_LAUNCHER} -D EVICTSIM_EXPECTED_VERSION=${VERSION})
+run(${CMAKE_COMMAND} --build ${SCRATCH}/build)
+run(${SCRATCH}/build/consumer ${SCRATCH}/consumer.h5)
+run(${SCRATCH}/moved/bin/evictsim trace verify ${SCRATCH}/consumer.h5)
+file(REMOVE_RECURSE ${SCRATCH})

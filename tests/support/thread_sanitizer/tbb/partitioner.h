@@ -1,0 +1,5 @@
+#pragma once
+/// \file
+/// See parallel_for.h.
+
+#include <tbb/parallel_for.h>
