@@ -1,0 +1,50 @@
+#pragma once
+/// \file
+/// W_O: how far an error of the attention output moves the residual stream.
+
+#include <optional>
+#include <span>
+
+#include "models/matrix.h"
+#include "traces/header.h"
+
+namespace evictsim::models {
+
+/// A norm between W_O and the residual stream (Gemma); errors after W_O are taken behind it.
+struct OutputNorm {
+  std::vector<float> weight;  ///< [D]
+  traces::NormKind kind = traces::NormKind::rms;
+  double epsilon = 1e-6;
+};
+
+/// The output projection of one layer. `rows` arguments are concatenated heads, [N, Hq*d].
+class OutputProjection {
+ public:
+  /// `w_o` [D, Hq*d], columns h*d .. (h+1)*d - 1 belong to query head h.
+  OutputProjection(Matrix w_o, std::optional<OutputNorm> norm);
+
+  /// Announces how many rows will go through `squared_errors`. Where it pays, ||W_O x|| is then taken as ||U x|| with
+  /// the triangular factor U of W_O^T W_O (computed in double): half the products, same norm to about 1e-7 relative.
+  void expect_rows(Index rows);
+
+  /// ||y||^2 with y = norm(W_O x), for every row x of `full`: out [N].
+  void output_squared(const Matrix& full, std::span<double> out) const;
+
+  /// ||y' - y||^2 with y' = norm(W_O (full + difference)), for every row of `difference`, whose rows are blocks of
+  /// full.rows() rows, one after another: out [difference.rows()].
+  void error_squared(const Matrix& full, const Matrix& difference, std::span<double> out) const;
+
+  /// W_O x for every row, before any norm: [N, D].
+  [[nodiscard]] Matrix project(const Matrix& rows) const;
+  [[nodiscard]] bool uses_factor() const { return factor_.size() > 0; }
+
+ private:
+  void squared_norms(const Matrix& rows, std::span<double> out) const;
+  void apply_norm(Matrix& rows) const;
+
+  Matrix w_o_;
+  std::optional<OutputNorm> norm_;
+  Matrix factor_;  ///< lower triangular L with L L^T = W_O^T W_O; empty: not used
+};
+
+}  // namespace evictsim::models
