@@ -1,0 +1,41 @@
+#pragma once
+/// \file
+/// The text form of policies and parts: `name(argument, key=value, ...)`, nested. See docs/policies.md.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace evictsim::policies {
+
+struct Argument;
+
+/// One word, quoted text or call. `window` and `window()` differ in `called` only; a number is a word.
+struct Call {
+  std::string name;
+  bool called = false;  ///< written with parentheses
+  bool quoted = false;
+  std::vector<Argument> arguments;
+  std::size_t place = 0;  ///< offset of its first character in the text parsed
+};
+
+struct Argument {
+  std::string key;  ///< empty: positional
+  Call value;
+};
+
+/// The canonical form of a policy: `compose(scorer=...,allocator=...,schedule=...,protection=...)`.
+inline constexpr const char* compose_name = "compose";
+/// Whether `key` swaps a part of any policy (`schedule=every()`) and so cannot name a parameter.
+bool is_composition_key(std::string_view key);
+
+/// Reads the whole of `text`. Words hold any characters but blanks, parentheses, commas, `=` and quotes; quoted text
+/// ('...' or "...") holds any, with a backslash before a quote or backslash. Positional arguments come before named
+/// ones. Throws Error(invalid_argument) naming the character where the text stops making sense.
+Call parse_call(std::string_view text);
+
+/// Splits `list` at its top-level commas; blanks around items are dropped. Throws Error(invalid_argument) for an empty
+/// item and unbalanced parentheses or quotes.
+std::vector<std::string> split_list(std::string_view list);
+
+}  // namespace evictsim::policies

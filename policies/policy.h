@@ -1,0 +1,49 @@
+#pragma once
+/// \file
+/// A policy: a composition of parts, parsed from text such as `adakv(snapkv(window=32),alpha=0.3)`,
+/// `tova(schedule=every(steps=8))` or `kvpress:SnapKVPress(window_size=16)`. Grammar: docs/policies.md.
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "policies/allocator.h"
+#include "policies/budget.h"
+#include "policies/needs.h"
+#include "policies/protection.h"
+#include "policies/schedule.h"
+#include "policies/scorer.h"
+
+namespace evictsim::policies {
+
+/// A ready composition. Copyable; parts are shared and immutable, scorers are made per use.
+struct Policy {
+  std::string name;       ///< the text as given: names rows of run.csv and groups of dumps
+  std::string expansion;  ///< the full composition with every parameter; parses back to the same policy
+  std::function<std::unique_ptr<Scorer>()> make_scorer;        ///< empty for oracles and for policies that never cut
+  std::function<std::unique_ptr<OracleScorer>()> make_oracle;  ///< set for oracles only
+  std::shared_ptr<const Allocator> allocator;
+  std::shared_ptr<const Schedule> schedule;
+  std::vector<std::shared_ptr<const Protection>> protections;
+  Needs needs;
+  Granularity granularity = Granularity::kv_head;
+  /// Set when the text itself fixes what is kept (a pasted press with `compression_ratio` or `target_size`).
+  std::optional<Budget> fixed_budget;
+
+  [[nodiscard]] bool is_oracle() const { return static_cast<bool>(make_oracle); }
+  /// Never cuts: everything stays.
+  [[nodiscard]] bool never_cuts() const { return !make_scorer && !make_oracle; }
+};
+
+/// Parses one policy. Throws Error: unknown_name (with the nearest names), invalid_argument (naming parameter, value
+/// and range or choices, or the place where the text stops making sense).
+Policy parse_policy(std::string_view text);
+
+/// Splits a comma-separated list at its top level (commas inside parentheses belong to a policy); "all" stands for
+/// every registered policy with its defaults. A policy listed twice is taken once.
+std::vector<Policy> parse_policies(std::string_view list);
+
+}  // namespace evictsim::policies

@@ -1,0 +1,17 @@
+#include "policies/registry.h"
+
+namespace evictsim::policies {
+namespace {
+
+const Registration registration(
+    {.name = "observed_attention",
+     .sentence = "Keeps what received most attention per token that could attend to it.",
+     .citation = "kvpress 0.5.5 ObservedAttentionPress, after H2O, arXiv 2306.14048",
+     .parameters = {},
+     .make = ExpandPreset([](const Parameters&) {
+       return "accumulated_attention(recent=0,group=mean,normalise=lifetime,schedule=once())";
+     }),
+     .is_policy = true});
+
+}  // namespace
+}  // namespace evictsim::policies

@@ -1,0 +1,24 @@
+#include "policies/registry.h"
+#include "policies/scoring.h"
+
+namespace evictsim::policies {
+namespace {
+
+class Prompt : public Protection {
+ public:
+  void protect(const CacheView& cache, LayerScores& scores) const override {
+    for (int head = 0; head < cache.heads(); ++head) {
+      const Index end = count_before(cache.entries(head), cache.prompt_length());
+      for (Index place = 0; place < end; ++place) scores.protect(head, place);
+    }
+  }
+};
+
+const Registration registration({.name = "prompt",
+                                 .sentence = "Protects the whole prompt, so that only generated tokens compete.",
+                                 .citation = "RPC, arXiv 2505.13866",
+                                 .parameters = {},
+                                 .make = MakeProtection([](const Parameters&) { return std::make_unique<Prompt>(); })});
+
+}  // namespace
+}  // namespace evictsim::policies

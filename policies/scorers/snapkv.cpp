@@ -1,0 +1,85 @@
+#include <algorithm>
+
+#include "policies/registry.h"
+#include "policies/scoring.h"
+
+namespace evictsim::policies {
+namespace {
+
+/// Attention from the last tokens seen, pooled over neighbours. A sequence no longer than the window is scored with a
+/// window one token shorter than itself, so that something competes.
+class SnapKv : public Scorer {
+ public:
+  explicit SnapKv(const Parameters& parameters)
+      : original_(parameters.choice("variant") == "original"),
+        window_(parameters.integer("window")),
+        kernel_(parameters.integer("kernel")),
+        pooling_(pool_of(parameters)),
+        group_(group_of(parameters)) {}
+
+  void score(const CacheView& cache, const CutBudget&, LayerScores& scores) override {
+    const Index window = std::min(window_, cache.seen() - 1);
+    const Index window_begin = cache.seen() - window;
+    for (int head = 0; head < cache.heads(); ++head) {
+      const Index candidates = count_before(cache.entries(head), window_begin);
+      if (window == 0 || candidates == 0) continue;
+      const std::vector<double> row = score_head(cache, head, window, candidates);
+      std::transform(row.begin(), row.end(), scores.of(head).begin(),
+                     [](double value) { return static_cast<float>(value); });
+    }
+    const float raised = raised_score(scores);
+    for (int head = 0; head < cache.heads(); ++head) {
+      for (Index i = count_before(cache.entries(head), window_begin); i < std::ssize(scores.of(head)); ++i) {
+        if (original_) {
+          scores.protect(head, i);
+        } else {
+          scores.of(head)[static_cast<std::size_t>(i)] = raised;
+        }
+      }
+    }
+  }
+
+  [[nodiscard]] Granularity granularity() const override { return granularity_of(group_); }
+  [[nodiscard]] Needs needs() const override { return {.window_queries = window_}; }
+
+ private:
+  [[nodiscard]] std::vector<double> score_head(const CacheView& cache, int head, Index window, Index candidates) const {
+    const QueryHeads queries = cache.query_heads(head);
+    std::vector<std::vector<double>> rows;
+    for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
+      const models::MatrixView attention = cache.window_attention(query_head, window);
+      std::vector<double> row(static_cast<std::size_t>(candidates));
+      for (Index i = 0; i < candidates; ++i) {
+        const double sum = attention.row(i).cast<double>().sum();
+        row[static_cast<std::size_t>(i)] = original_ ? sum : sum / static_cast<double>(window);
+      }
+      rows.push_back(original_ ? std::move(row) : pool(pooling_, row, kernel_));
+    }
+    std::vector<double> reduced = reduce_group(group_, rows);
+    return original_ ? pool(pooling_, reduced, kernel_) : reduced;
+  }
+
+  bool original_;
+  Index window_;
+  Index kernel_;
+  Pooling pooling_;
+  GroupReduction group_;
+};
+
+const Registration registration(
+    {.name = "snapkv",
+     .sentence = "Keeps what the last tokens attend to, pooled over neighbours, and those tokens themselves.",
+     .citation = "SnapKV, arXiv 2404.14469; kvpress 0.5.5 SnapKVPress (library), FasterDecoding/SnapKV and "
+                 "KVCache-Factory (original)",
+     .parameters = {choice_parameter(
+                        "variant", {"library", "original"},
+                        "library: mean over the window, pooled, then the group reduced, window entries "
+                        "score the layer's largest + 1; original: sum over the window, group reduced, then "
+                        "pooled, window entries protected"),
+                    integer_parameter("window", "64", 1, 65536, "last tokens whose attention counts"),
+                    kernel_parameter(), pool_parameter(), group_parameter()},
+     .make = MakeScorer([](const Parameters& parameters) { return std::make_unique<SnapKv>(parameters); }),
+     .is_policy = true});
+
+}  // namespace
+}  // namespace evictsim::policies

@@ -1,0 +1,41 @@
+#pragma once
+/// \file
+/// The scores of one layer's cache at a cut, and the choice of the best.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "policies/cache_view.h"
+
+namespace evictsim::policies {
+
+/// One score per resident entry and cache head, in the order of `LayerView::entries`; higher = keep. A protected entry
+/// has no score (NaN in dumps) and ranks above every scored one.
+class LayerScores {
+ public:
+  LayerScores() = default;
+  /// Zero scores for every resident entry of `layer`, none protected.
+  explicit LayerScores(const LayerView& layer);
+
+  [[nodiscard]] int heads() const { return static_cast<int>(values_.size()); }
+  [[nodiscard]] std::span<float> of(int head) { return values_[static_cast<std::size_t>(head)]; }
+  [[nodiscard]] std::span<const float> of(int head) const { return values_[static_cast<std::size_t>(head)]; }
+  void protect(int head, Index entry);
+  [[nodiscard]] bool is_protected(int head, Index entry) const;
+  [[nodiscard]] Index protected_count(int head) const;
+
+ private:
+  std::vector<std::vector<float>> values_;
+  std::vector<std::vector<std::uint8_t>> protected_;  ///< empty per head until something is protected
+};
+
+/// Places (not rows) of all entries of a head, best first, in the order that select_best cuts: its first `count` are
+/// what select_best(scores, head, count) keeps. O(entries log entries).
+std::vector<std::int32_t> rank_entries(const LayerScores& scores, int head);
+
+/// Places (not rows) of the `count` best entries of a head, ascending. Protected entries come first, the newest of them
+/// before older ones; equal scores go to the older entry. O(entries).
+std::vector<std::int32_t> select_best(const LayerScores& scores, int head, Index count);
+
+}  // namespace evictsim::policies
