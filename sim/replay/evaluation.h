@@ -1,0 +1,49 @@
+#pragma once
+/// \file
+/// What attention over a part of the cache does to the output: the price of an eviction.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "sim/replay/kept_chain.h"
+#include "sim/replay/layer_data.h"
+#include "sim/replay/tile.h"
+
+namespace evictsim::sim {
+
+/// Attention over one resident set, per column of a tile.
+struct ResidentOutput {
+  Matrix output;            ///< [C, d] renormalised
+  Eigen::VectorXd mass;     ///< [C] full-softmax mass of the set
+  Eigen::VectorXd entropy;  ///< [C] nats, of the renormalised attention
+};
+
+/// Attention over every visible entry.
+ResidentOutput attend_all(const models::AttentionColumns& columns, const MatrixView& values);
+
+/// The query heads that read one cache head, and the KV head whose entries it holds.
+struct CacheHead {
+  int kv_head = 0;
+  int first_query_head = 0;
+  int query_heads = 0;
+};
+
+/// Results of `members` kept sets for one tile; heads write disjoint columns.
+struct BlockMetrics {
+  BlockMetrics(Index members, Index rows, const models::Geometry& geometry);
+  std::vector<Matrix> retained_mass, output_error, dilution, entropy;  ///< [member] [B, Hq]
+  Matrix difference;  ///< [members * B, Hq * d] renormalised output minus full output
+};
+
+/// Every member of a chain in one pass: rows sorted by the member that first keeps them, outputs read off at the cuts.
+/// Decode rows are always resident.
+void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& chain, std::size_t cache_head,
+                    const CacheHead& head, BlockMetrics& out);
+
+/// One point whose residency changes from row to row: entry j is attended by token rows up to `last_row[j]`.
+/// Writes member 0 of `out`.
+void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const std::int32_t> last_row,
+                       const CacheHead& head, BlockMetrics& out);
+
+}  // namespace evictsim::sim

@@ -1,0 +1,246 @@
+#include "sim/replay/replay.h"
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+#include <set>
+
+#include <fmt/format.h>
+#include <tbb/global_control.h>
+#include <tbb/info.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include "models/projection.h"
+#include "models/rope.h"
+#include "sim/replay/layer_replay.h"
+#include "traces/error.h"
+
+namespace evictsim::sim {
+namespace {
+
+/// Places in `Header::layers` of the layers asked for.
+std::vector<std::size_t> chosen_layers(const traces::Reader& reader, const std::vector<int>& wanted) {
+  const std::vector<int>& captured = reader.header().layers;
+  std::vector<std::size_t> places;
+  if (wanted.empty()) {
+    for (std::size_t place = 0; place < captured.size(); ++place) places.push_back(place);
+    return places;
+  }
+  for (const int layer : std::set<int>(wanted.begin(), wanted.end())) {
+    const auto found = std::find(captured.begin(), captured.end(), layer);
+    if (found == captured.end()) {
+      throw Error(ErrorCode::invalid_argument, "must be captured layers; the trace has " + fmt::format("{}", fmt::join(captured, ",")),
+                  {.file = reader.path().string(), .parameter = "layers", .value = std::to_string(layer)});
+    }
+    places.push_back(static_cast<std::size_t>(found - captured.begin()));
+  }
+  return places;
+}
+
+/// Needs of a policy including what its schedule adds.
+policies::Needs needs_of(const policies::Policy& policy) {
+  policies::Needs needs = policy.needs;
+  const bool walks = !policy.never_cuts() && !policy.is_oracle() && policy.schedule->cuts_while_decoding();
+  if (walks && needs.window_queries > 0) needs.decode_attention = true;
+  if (!walks) needs.decode_attention = false;
+  return needs;
+}
+
+std::optional<models::OutputProjection> read_projection(const traces::Reader& reader, int layer) {
+  auto w_o = reader.read_weight(layer, traces::LayerWeight::w_o);
+  if (!w_o) return std::nullopt;
+  std::optional<models::OutputNorm> norm;
+  if (auto weight = reader.read_weight(layer, traces::LayerWeight::output_norm)) {
+    const traces::Header& header = reader.header();
+    norm = models::OutputNorm{.weight = std::move(weight->data),
+                              .kind = header.norm_kind.value_or(traces::NormKind::rms),
+                              .epsilon = header.norm_epsilon.value_or(1e-6)};
+  }
+  const auto rows = static_cast<Index>(w_o->shape[0]);
+  const auto columns = static_cast<Index>(w_o->shape[1]);
+  return models::OutputProjection(models::view(w_o->data.data(), rows, columns), std::move(norm));
+}
+
+/// One sequence: decides who takes part, then runs its layers as tasks.
+class SequenceReplay {
+ public:
+  SequenceReplay(const traces::Reader& reader, std::size_t trace, std::size_t sequence, const ReplayPlan& plan,
+                 const ReplayOptions& options, ReplayObserver& observer, const std::atomic<bool>& stop)
+      : reader_(reader),
+        sequence_(sequence),
+        geometry_(models::Geometry::of(reader.header())),
+        rope_(models::Rope::of(reader.header())),
+        layers_(chosen_layers(reader, options.layers)),
+        observer_(observer),
+        context_{.plan = plan,
+                 .options = options,
+                 .policies = {},
+                 .needs = {},
+                 .random = {.seed = options.seed, .sequence = sequence},
+                 .stop = stop} {
+    begin(trace);
+  }
+
+  void run() {
+    const LayerSink sink = locked_sink();
+    std::size_t done = 0;
+    tbb::parallel_for(
+        tbb::blocked_range<std::size_t>(0, layers_.size(), 1),
+        [&](const tbb::blocked_range<std::size_t>& range) {
+          for (std::size_t slot = range.begin(); slot < range.end(); ++slot) {
+            // Isolated: a thread that waits for a layer's heads must not start another layer, or the number of layers
+            // in memory would not be bounded by the number of threads.
+            tbb::this_task_arena::isolate([&] { run_layer(slot, sink); });
+            const std::scoped_lock lock(mutex_);
+            observer_.progress(static_cast<double>(++done) / static_cast<double>(layers_.size()));
+          }
+        },
+        tbb::simple_partitioner());
+    observer_.end_sequence();
+  }
+
+ private:
+  void begin(std::size_t trace) {
+    const traces::SequenceInfo& info = reader_.sequences()[sequence_];
+    SequenceStart start{.trace = trace,
+                        .sequence = sequence_,
+                        .trace_path = reader_.path().string(),
+                        .name = info.name,
+                        .prompt_length = info.prompt_length,
+                        .length = info.length,
+                        .layers = {},
+                        .decode_rows = {},
+                        .query_heads = geometry_.num_query_heads,
+                        .kv_heads = geometry_.num_kv_heads,
+                        .head_dim = geometry_.head_dim,
+                        .stored_bytes = 4};
+    std::vector<std::vector<std::int32_t>> query_rows;
+    std::set<std::int32_t> decode_rows;
+    for (const std::size_t place : layers_) {
+      const int layer = geometry_.layers[place];
+      start.layers.push_back(layer);
+      query_rows.push_back(reader_.query_rows(sequence_, layer));
+      const auto& rows = query_rows.back();
+      decode_rows.insert(std::lower_bound(rows.begin(), rows.end(), info.prompt_length), rows.end());
+      if (reader_.stored_type(sequence_, layer) != traces::TensorType::float32) start.stored_bytes = 2;
+    }
+    start.decode_rows.assign(decode_rows.begin(), decode_rows.end());
+    observer_.begin_sequence(start);
+
+    for (std::size_t index = 0; index < context_.plan.policies.size(); ++index) {
+      const policies::Needs needs = needs_of(context_.plan.policies[index]);
+      const std::string lacks = missing(needs, query_rows, info);
+      if (!lacks.empty()) {
+        if (!context_.options.skip_missing_needs) {
+          throw Error(ErrorCode::missing_need, lacks,
+                      {.file = reader_.path().string(), .parameter = context_.plan.policies[index].name});
+        }
+        observer_.skipped(index, lacks);
+        continue;
+      }
+      ActivePolicy active{.index = index, .points = {}};
+      for (std::size_t point = 0; point < context_.plan.points.size(); ++point) {
+        if (context_.plan.points[point].policy == index) active.points.push_back(point);
+      }
+      if (active.points.empty()) continue;
+      context_.needs = context_.needs.with(needs);
+      context_.policies.push_back(std::move(active));
+    }
+  }
+
+  /// Why the layers do not hold what a policy needs; names the dataset and the layers that do hold it.
+  [[nodiscard]] std::string missing(const policies::Needs& needs, const std::vector<std::vector<std::int32_t>>& query_rows,
+                                    const traces::SequenceInfo& info) const {
+    std::string lacks;
+    std::string first_lacking;
+    std::vector<int> holding;
+    for (std::size_t slot = 0; slot < layers_.size(); ++slot) {
+      const int layer = geometry_.layers[layers_[slot]];
+      const std::string need = missing_need(needs, query_rows[slot], info.prompt_length, info.length);
+      if (need.empty()) {
+        holding.push_back(layer);
+      } else if (lacks.empty()) {
+        lacks = need;
+        first_lacking = fmt::format("/sequences/{}/layer_{:03d}/q", info.name, layer);
+      }
+    }
+    if (lacks.empty()) return {};
+    std::string why = fmt::format("needs {}, which {} lacks", lacks, first_lacking);
+    if (!holding.empty()) why += fmt::format("; layers {} have it (--layers {})", fmt::join(holding, ", "), fmt::join(holding, ","));
+    return why;
+  }
+
+  void run_layer(std::size_t slot, const LayerSink& sink) {
+    if (context_.stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
+    const int layer = geometry_.layers[layers_[slot]];
+    const LayerData data(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot],
+                         reader_.read_layer(sequence_, layer));
+    std::optional<models::OutputProjection> projection = read_projection(reader_, layer);
+    replay_layer(context_, data, slot, projection ? &*projection : nullptr, sink);
+  }
+
+  LayerSink locked_sink() {
+    return {.prompt_cut =
+                [this](PromptCut&& cut) {
+                  const std::scoped_lock lock(mutex_);
+                  observer_.prompt_cut(std::move(cut));
+                },
+            .full_block =
+                [this](const FullBlock& block) {
+                  const std::scoped_lock lock(mutex_);
+                  observer_.full_block(block);
+                },
+            .layer_block =
+                [this](const LayerBlock& block) {
+                  const std::scoped_lock lock(mutex_);
+                  observer_.layer_block(block);
+                },
+            .failed =
+                [this](std::size_t policy, const std::string& why) {
+                  const std::scoped_lock lock(mutex_);
+                  observer_.failed(policy, why);
+                }};
+  }
+
+  const traces::Reader& reader_;
+  std::size_t sequence_;
+  models::Geometry geometry_;
+  models::Rope rope_;
+  std::vector<std::size_t> layers_;
+  ReplayObserver& observer_;
+  SequenceContext context_;
+  std::mutex mutex_;
+};
+
+}  // namespace
+
+ReplayPlan ReplayPlan::of(std::vector<policies::Policy> policies, const std::vector<policies::Budget>& budgets) {
+  ReplayPlan plan;
+  plan.policies = std::move(policies);
+  for (std::size_t index = 0; index < plan.policies.size(); ++index) {
+    if (const auto& fixed = plan.policies[index].fixed_budget) {
+      plan.points.push_back({index, *fixed});
+      continue;
+    }
+    for (const policies::Budget& budget : budgets) plan.points.push_back({index, budget});
+  }
+  return plan;
+}
+
+void replay(const std::vector<traces::Reader>& readers, const ReplayPlan& plan, const ReplayOptions& options,
+            ReplayObserver& observer, const std::atomic<bool>& stop) {
+  const int threads = options.threads > 0 ? options.threads : tbb::info::default_concurrency();
+  const tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
+  tbb::task_arena arena(threads);
+  arena.execute([&] {
+    for (std::size_t trace = 0; trace < readers.size(); ++trace) {
+      for (std::size_t sequence = 0; sequence < readers[trace].sequences().size(); ++sequence) {
+        if (stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
+        SequenceReplay(readers[trace], trace, sequence, plan, options, observer, stop).run();
+      }
+    }
+  });
+}
+
+}  // namespace evictsim::sim

@@ -1,0 +1,67 @@
+#pragma once
+/// \file
+/// A block of decode rows attending over the full cache: computed once per layer, shared by every policy and budget.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "models/attention.h"
+#include "models/projection.h"
+#include "sim/replay/layer_data.h"
+
+namespace evictsim::sim {
+
+/// The entries that a dilution counts as useful, per query head and row, with their full-softmax mass.
+class UsefulSets {
+ public:
+  UsefulSets() = default;
+  UsefulSets(int query_heads, Index rows) : rows_(rows), sets_(static_cast<std::size_t>(query_heads * rows)) {}
+
+  struct Entry {
+    std::int32_t row = 0;
+    float mass = 0;
+  };
+  [[nodiscard]] std::vector<Entry>& at(int query_head, Index row) {
+    return sets_[static_cast<std::size_t>(query_head * rows_ + row)];
+  }
+  [[nodiscard]] const std::vector<Entry>& at(int query_head, Index row) const {
+    return sets_[static_cast<std::size_t>(query_head * rows_ + row)];
+  }
+
+ private:
+  Index rows_ = 0;
+  std::vector<std::vector<Entry>> sets_;
+};
+
+/// Full-cache attention of a block of decode rows of one layer.
+struct Tile {
+  std::span<const std::int32_t> rows;           ///< [B] token rows, ascending
+  Index entries = 0;                            ///< entries that the last row sees: its row + 1
+  std::vector<models::AttentionColumns> heads;  ///< [Hkv] columns g * B + r
+  std::vector<Matrix> by_query;                 ///< [Hkv] probabilities transposed, [G * B, entries]; when asked for
+  Matrix output;                                ///< [B, Hq * d] attention output before W_O
+  std::vector<double> output_squared;           ///< [B] |W_O output|^2 behind any norm; empty without W_O
+  UsefulSets useful;
+  Matrix dilution, entropy;                     ///< [B, Hq]
+
+  [[nodiscard]] Index size() const { return static_cast<Index>(rows.size()); }
+};
+
+/// Decode rows per tile, so that a tile's probabilities stay within about `tile_bytes` (the whole trace in one tile
+/// where it fits: its logits are then computed once).
+Index tile_rows(const LayerData& layer);
+
+/// Attends; fills `rows`, `entries`, `heads`, `output`, `entropy`, `output_squared`, and `by_query` if asked for.
+Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool with_by_query,
+               const models::OutputProjection* projection);
+
+/// Adds the tile's attention on prompt entries to `mass` [Hq][prompt_length], row after row.
+void add_future_mass(const LayerData& layer, const Tile& tile, std::vector<std::vector<double>>& mass);
+
+/// Fills `useful` and `dilution`: evidence spans where the sequence has them, else the `count` prompt entries with the
+/// largest `mass` outside the row at hand (docs/metrics.md). No set, and NaN, where neither exists.
+void find_useful_sets(const LayerData& layer, const std::vector<std::vector<double>>& mass, Index decode_rows,
+                      Index count, Tile& tile);
+
+}  // namespace evictsim::sim
