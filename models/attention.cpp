@@ -118,7 +118,8 @@ void attend(const MatrixView& keys, const Matrix& queries, std::span<const Entry
   }
   for (Index c = 0; c < columns; ++c) {
     if (std::isfinite(sums[c])) continue;
-    throw Error(ErrorCode::invalid_value, "q.k overflows float32; the trace's queries or keys are out of any sane range");
+    throw Error(ErrorCode::invalid_value,
+                "q.k overflows float32; the trace's queries or keys are out of any sane range");
   }
   Eigen::RowVectorXf inverse(columns);
   Eigen::RowVectorXf log_sum(columns);

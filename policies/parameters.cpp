@@ -60,7 +60,9 @@ std::optional<std::string> canonical(const ParameterSpec& spec, const std::strin
 }
 
 std::string bounds(const ParameterSpec& spec) {
-  const auto text = [](double bound) { return shortest(bound); };
+  const auto text = [&](double bound) {
+    return spec.type == ParameterType::integer ? shortest(static_cast<std::int64_t>(bound)) : shortest(bound);
+  };
   if (spec.minimum && spec.maximum) return fmt::format(", {} .. {}", text(*spec.minimum), text(*spec.maximum));
   if (spec.minimum) return fmt::format(", {} or more", text(*spec.minimum));
   if (spec.maximum) return fmt::format(", {} or less", text(*spec.maximum));

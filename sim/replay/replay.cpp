@@ -230,6 +230,10 @@ ReplayPlan ReplayPlan::of(std::vector<policies::Policy> policies, const std::vec
 
 void replay(const std::vector<traces::Reader>& readers, const ReplayPlan& plan, const ReplayOptions& options,
             ReplayObserver& observer, const std::atomic<bool>& stop) {
+  if (options.useful_entries < 1) {
+    throw Error(ErrorCode::invalid_argument, "must be at least 1",
+                {.parameter = "useful_entries", .value = std::to_string(options.useful_entries)});
+  }
   const int threads = options.threads > 0 ? options.threads : tbb::info::default_concurrency();
   const tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
   tbb::task_arena arena(threads);

@@ -1,0 +1,178 @@
+#include "analysis/run_file.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <utility>
+
+#include "analysis/run_file_output.h"
+#include "analysis/summary.h"
+#include "analysis/version.h"
+
+namespace evictsim::analysis {
+namespace {
+
+namespace hdf5 = traces::hdf5;
+
+template <typename Element, typename Get>
+auto column(const std::vector<Element>& elements, Get get) {
+  std::vector<std::decay_t<decltype(get(elements.front()))>> values;
+  values.reserve(elements.size());
+  for (const Element& element : elements) values.push_back(get(element));
+  return values;
+}
+
+void write_counts(const hdf5::Node& group, const std::string& name, const std::vector<std::int64_t>& values) {
+  const hdf5::Node dataset = group.create_dataset(name, H5T_STD_I64LE, {values.size()});
+  if (!values.empty() && H5Dwrite(dataset.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
+    throw dataset.error(ErrorCode::io_failure, "cannot be written");
+  }
+}
+
+void write_rows(const hdf5::Node& root, const std::vector<RunRow>& rows) {
+  const hdf5::Node group = root.create_group("rows");
+  write_texts(group, "trace", column(rows, [](const RunRow& row) { return row.trace; }));
+  write_texts(group, "sequence", column(rows, [](const RunRow& row) { return row.sequence; }));
+  write_texts(group, "policy", column(rows, [](const RunRow& row) { return row.policy; }));
+  write_texts(group, "budget", column(rows, [](const RunRow& row) { return row.budget; }));
+  write_texts(group, "status", column(rows, [](const RunRow& row) { return row.status; }));
+  write_counts(group, "prompt_length", column(rows, [](const RunRow& row) { return row.prompt_length; }));
+  write_counts(group, "decode_rows", column(rows, [](const RunRow& row) { return row.decode_rows; }));
+  write_counts(group, "layers", column(rows, [](const RunRow& row) { return row.layers; }));
+  for (std::size_t metric = 0; metric < metric_count; ++metric) {
+    write_array(group, to_string(static_cast<Metric>(metric)), {rows.size()},
+                column(rows, [metric](const RunRow& row) { return row.metrics[metric]; }));
+  }
+}
+
+bool is_bound(const std::string& metric) { return metric.ends_with("_low") || metric.ends_with("_high"); }
+
+void write_summary(const hdf5::Node& root, const std::vector<RunRow>& rows) {
+  const std::vector<PointSummary> points = summarise(rows);
+  const hdf5::Node group = root.create_group("summary");
+  write_texts(group, "policy", column(points, [](const PointSummary& point) { return point.policy; }));
+  write_texts(group, "budget", column(points, [](const PointSummary& point) { return point.budget; }));
+  write_counts(group, "sequences",
+               column(points, [](const PointSummary& point) { return static_cast<std::int64_t>(point.sequences); }));
+  for (std::size_t metric = 0; metric < metric_count; ++metric) {
+    const std::string name = to_string(static_cast<Metric>(metric));
+    // Bounds over the steps of each sequence have no meaning as a mean; those over sequences take their names.
+    if (is_bound(name)) continue;
+    const auto write = [&](const std::string& dataset, double Estimate::*member) {
+      write_array(group, dataset, {points.size()},
+                  column(points, [&](const PointSummary& point) { return point.metrics[metric].*member; }));
+    };
+    write(name, &Estimate::mean);
+    write(name + "_low", &Estimate::low);
+    write(name + "_high", &Estimate::high);
+  }
+}
+
+void write_provenance(const hdf5::Node& root, const Provenance& provenance, bool complete) {
+  const hdf5::Node group = root.create_group("provenance");
+  group.set_attribute("evictsim_version", std::string(version()));
+  group.set_attribute("command_line", provenance.command_line);
+  group.set_attribute("seed", static_cast<std::int64_t>(provenance.seed));
+  group.set_attribute("created", provenance.created);
+  group.set_attribute("complete", std::int64_t{complete ? 1 : 0});
+  const hdf5::Node inputs = group.create_group("inputs");
+  using Input = Provenance::Input;
+  write_texts(inputs, "path", column(provenance.inputs, [](const Input& input) { return input.path; }));
+  write_texts(inputs, "checksum", column(provenance.inputs, [](const Input& input) { return input.checksum; }));
+  write_texts(inputs, "model", column(provenance.inputs, [](const Input& input) { return input.model; }));
+}
+
+/// What became of one policy over the sequences.
+struct PolicyFate {
+  std::size_t skipped = 0, failed = 0;
+  std::string skip_reason, failure;  ///< the first of each
+  [[nodiscard]] std::string text(std::size_t sequences) const {
+    if (failed > 0) return fmt::format("failed in {} of {} sequences: {}", failed, sequences, failure);
+    if (skipped > 0) return fmt::format("skipped in {} of {} sequences: {}", skipped, sequences, skip_reason);
+    return "ok";
+  }
+};
+
+}  // namespace
+
+struct RunFile::Impl {
+  Impl(const std::filesystem::path& path, const sim::ReplayPlan& replay_plan, Provenance where_from)
+      : plan(replay_plan), provenance(std::move(where_from)), fates(plan.policies.size()), file(path) {}
+
+  void write_policies() const {
+    const hdf5::Node group = file.root().create_group("policies");
+    write_texts(group, "name", column(plan.policies, [](const policies::Policy& policy) { return policy.name; }));
+    write_texts(group, "expansion",
+                column(plan.policies, [](const policies::Policy& policy) { return policy.expansion; }));
+    write_texts(group, "status", column(fates, [this](const PolicyFate& fate) { return fate.text(sequences); }));
+  }
+
+  void write_detail(const SequenceResult& result) const {
+    const hdf5::Node detail = group_in(file.root(), "detail");
+    const hdf5::Node trace = group_in(detail, "trace_" + std::to_string(result.start.trace));
+    if (!trace.has_attribute("path")) trace.set_attribute("path", result.start.trace_path);
+    const hdf5::Node sequence = trace.create_group(result.start.name);
+    sequence.write_integers("layers", {result.start.layers.size()},
+                            {result.start.layers.begin(), result.start.layers.end()});
+    sequence.write_integers("steps", {result.start.decode_rows.size()}, result.start.decode_rows);
+    write_arrays(sequence, result.full_detail);
+    for (std::size_t index = 0; index < result.detail.size(); ++index) {
+      const RunRow& row = result.rows[index];
+      const hdf5::Node policy = group_in(sequence, group_name(row.policy));
+      const hdf5::Node budget = policy.create_group(row.budget);
+      write_arrays(budget, result.detail[index]);
+    }
+  }
+
+  static void write_arrays(const hdf5::Node& group, const std::vector<DetailArray>& arrays) {
+    for (const DetailArray& array : arrays) {
+      write_array(group, array.name, array.shape, array.values).set_attribute("axes", array.axes);
+    }
+  }
+
+  const sim::ReplayPlan& plan;
+  Provenance provenance;
+  std::vector<RunRow> rows;
+  std::vector<PolicyFate> fates;
+  std::size_t sequences = 0;
+  PendingFile file;
+};
+
+RunFile::RunFile(const std::filesystem::path& path, const sim::ReplayPlan& plan, Provenance provenance) {
+  const hdf5::Guard guard;
+  impl_ = std::make_unique<Impl>(path, plan, std::move(provenance));
+}
+
+RunFile::~RunFile() {
+  const hdf5::Guard guard;
+  impl_.reset();
+}
+
+void RunFile::add(const SequenceResult& result) {
+  const hdf5::Guard guard;
+  ++impl_->sequences;
+  impl_->rows.insert(impl_->rows.end(), result.rows.begin(), result.rows.end());
+  for (const auto& [policy, why] : result.skipped) {
+    PolicyFate& fate = impl_->fates[policy];
+    if (fate.skipped++ == 0) fate.skip_reason = why;
+  }
+  for (const auto& [policy, why] : result.failed) {
+    PolicyFate& fate = impl_->fates[policy];
+    if (fate.failed++ == 0) fate.failure = why;
+  }
+  if (!result.full_detail.empty()) impl_->write_detail(result);
+}
+
+void RunFile::seal(bool complete) {
+  const hdf5::Guard guard;
+  const hdf5::Node& root = impl_->file.root();
+  root.set_attribute("format", std::string("evictsim-run"));
+  root.set_attribute("format_version", std::int64_t{1});
+  write_rows(root, impl_->rows);
+  write_summary(root, impl_->rows);
+  write_provenance(root, impl_->provenance, complete);
+  impl_->write_policies();
+  impl_->file.seal();
+}
+
+}  // namespace evictsim::analysis

@@ -1,0 +1,41 @@
+#pragma once
+/// \file
+/// What the writers of result files share. Internal to analysis/run_file*.
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "traces/hdf5_handle.h"
+
+namespace evictsim::analysis {
+
+/// An HDF5 file under a temporary name beside its final one. Every member expects a hdf5::Guard to be held, except for
+/// the destructor.
+class PendingFile {
+ public:
+  explicit PendingFile(const std::filesystem::path& path);
+  ~PendingFile();
+  PendingFile(const PendingFile&) = delete;
+  PendingFile& operator=(const PendingFile&) = delete;
+
+  [[nodiscard]] const traces::hdf5::Node& root() const { return root_; }
+  /// Closes, syncs, renames, and syncs the folder.
+  void seal();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  traces::hdf5::Node root_;
+};
+
+/// The group `name` of `parent`, created if it is not there.
+traces::hdf5::Node group_in(const traces::hdf5::Node& parent, const std::string& name);
+/// A dataset of variable-length UTF-8 strings.
+void write_texts(const traces::hdf5::Node& group, const std::string& name, const std::vector<std::string>& values);
+/// A dataset of float64 of any shape; returned for attributes.
+traces::hdf5::Node write_array(const traces::hdf5::Node& group, const std::string& name,
+                               const std::vector<std::size_t>& shape, const std::vector<double>& values);
+/// The name of a group for a policy: its text, with '|' for '/', which HDF5 would take as a path.
+std::string group_name(std::string text);
+
+}  // namespace evictsim::analysis

@@ -1,0 +1,66 @@
+#include "analysis/run_row.h"
+
+#include "analysis/csv.h"
+
+namespace evictsim::analysis {
+namespace {
+
+constexpr std::size_t leading_metrics = static_cast<std::size_t>(Metric::recall_bytes_per_step) + 1;
+
+// In the order of Metric.
+constexpr std::array<const char*, metric_count> metric_names = {"kept_entries",
+                                                                "kept_bytes",
+                                                                "kept_fraction",
+                                                                "retained_mass",
+                                                                "output_error",
+                                                                "output_error_p95",
+                                                                "layer_error",
+                                                                "squared_error",
+                                                                "predicted_kl",
+                                                                "predicted_kl_low",
+                                                                "predicted_kl_high",
+                                                                "dilution_full",
+                                                                "dilution",
+                                                                "entropy_full",
+                                                                "entropy",
+                                                                "oracle_overlap",
+                                                                "recall_bytes_per_step",
+                                                                "kept_bytes_paged",
+                                                                "resident_entries",
+                                                                "resident_bytes",
+                                                                "evictions_per_step",
+                                                                "span_retention",
+                                                                "output_error_median",
+                                                                "output_error_p99",
+                                                                "retained_mass_low",
+                                                                "retained_mass_high",
+                                                                "output_error_low",
+                                                                "output_error_high",
+                                                                "layer_error_low",
+                                                                "layer_error_high",
+                                                                "squared_error_low",
+                                                                "squared_error_high"};
+
+}  // namespace
+
+const char* to_string(Metric metric) noexcept { return metric_names[static_cast<std::size_t>(metric)]; }
+
+std::vector<std::string> column_names() {
+  std::vector<std::string> names = {"trace", "sequence", "policy", "budget"};
+  names.insert(names.end(), metric_names.begin(), metric_names.begin() + leading_metrics);
+  names.insert(names.end(), {"status", "prompt_length", "decode_rows", "layers"});
+  names.insert(names.end(), metric_names.begin() + leading_metrics, metric_names.end());
+  return names;
+}
+
+std::vector<std::string> cells(const RunRow& row) {
+  std::vector<std::string> texts = {row.trace, row.sequence, row.policy, row.budget};
+  for (std::size_t index = 0; index < leading_metrics; ++index) texts.push_back(decimal(row.metrics[index]));
+  texts.push_back(row.status);
+  for (const std::int64_t count : {row.prompt_length, row.decode_rows, row.layers})
+    texts.push_back(std::to_string(count));
+  for (std::size_t index = leading_metrics; index < metric_count; ++index) texts.push_back(decimal(row.metrics[index]));
+  return texts;
+}
+
+}  // namespace evictsim::analysis

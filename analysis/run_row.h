@@ -1,0 +1,84 @@
+#pragma once
+/// \file
+/// One row of results: one sequence of one trace under one policy at one budget. Columns: docs/run-file.md.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace evictsim::analysis {
+
+/// The numbers of a row, in the order of their columns.
+enum class Metric : std::size_t {
+  kept_entries,
+  kept_bytes,
+  kept_fraction,
+  retained_mass,
+  output_error,
+  output_error_p95,
+  layer_error,
+  squared_error,
+  predicted_kl,
+  predicted_kl_low,
+  predicted_kl_high,
+  dilution_full,
+  dilution,
+  entropy_full,
+  entropy,
+  oracle_overlap,
+  recall_bytes_per_step,
+  // What follows stands behind the columns of text and counts.
+  kept_bytes_paged,
+  resident_entries,
+  resident_bytes,
+  evictions_per_step,
+  span_retention,
+  output_error_median,
+  output_error_p99,
+  retained_mass_low,
+  retained_mass_high,
+  output_error_low,
+  output_error_high,
+  layer_error_low,
+  layer_error_high,
+  squared_error_low,
+  squared_error_high,
+};
+inline constexpr std::size_t metric_count = static_cast<std::size_t>(Metric::squared_error_high) + 1;
+/// The column's name.
+const char* to_string(Metric metric) noexcept;
+
+/// A value that is not available.
+inline constexpr double not_available = std::numeric_limits<double>::quiet_NaN();
+
+struct RunRow {
+  std::string trace;     ///< path as given
+  std::string sequence;  ///< its name in the file
+  std::string policy, budget;
+  std::string status = "ok";  ///< or "failed: why", with every metric not available
+  std::int64_t prompt_length = 0;
+  std::int64_t decode_rows = 0;  ///< rows evaluated
+  std::int64_t layers = 0;       ///< layers evaluated
+  std::array<double, metric_count> metrics = unknown_metrics();
+
+  [[nodiscard]] bool ok() const { return status == "ok"; }
+  [[nodiscard]] double operator[](Metric metric) const { return metrics[static_cast<std::size_t>(metric)]; }
+  [[nodiscard]] double& operator[](Metric metric) { return metrics[static_cast<std::size_t>(metric)]; }
+
+ private:
+  static constexpr std::array<double, metric_count> unknown_metrics() {
+    std::array<double, metric_count> values{};
+    values.fill(not_available);
+    return values;
+  }
+};
+
+/// Names of run.csv's columns.
+std::vector<std::string> column_names();
+/// The row's cells in that order, unquoted; empty where not available.
+std::vector<std::string> cells(const RunRow& row);
+
+}  // namespace evictsim::analysis

@@ -1,0 +1,60 @@
+// The evictsim executable: registers the commands, and turns failures into one line and an exit status.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "analysis/version.h"
+#include "sim/cli/policies_command.h"
+#include "sim/cli/replay_command.h"
+#include "sim/cli/trace_command.h"
+#include "traces/error.h"
+
+namespace {
+
+constexpr int failed = 1;
+constexpr int bad_usage = 2;
+
+int report(const std::string& what) {
+  std::fprintf(stderr, "error: %s\n", what.c_str());
+  return failed;
+}
+
+int run(int argument_count, char** arguments) {
+  CLI::App app("Replays recorded attention of LLM runs under KV-cache eviction policies, and says what each costs.",
+               "evictsim");
+  app.set_version_flag("--version", std::string("evictsim ") + evictsim::analysis::version());
+  app.require_subcommand(1);
+  app.footer(
+      "`evictsim COMMAND --help` explains a command.\nExit status: 0 done, 1 bad input or a failed check, 2 bad "
+      "usage.");
+  evictsim::add_trace_command(app);
+  evictsim::add_policies_command(app);
+  evictsim::add_replay_command(app);
+  if (argument_count < 2) {
+    std::fputs(app.help().c_str(), stderr);
+    return bad_usage;
+  }
+  try {
+    app.parse(argument_count, arguments);
+  } catch (const CLI::RuntimeError& status) {
+    return status.get_exit_code();
+  } catch (const CLI::ParseError& problem) {
+    return app.exit(problem) == 0 ? 0 : bad_usage;
+  }
+  // What was printed must have arrived: a full disk behind a redirection is a failure.
+  return std::fflush(stdout) == 0 ? 0 : report("standard output: cannot be written");
+}
+
+}  // namespace
+
+int main(int argument_count, char** arguments) {
+  try {
+    return run(argument_count, arguments);
+  } catch (const std::bad_alloc&) {
+    return report("out of memory");
+  } catch (const std::exception& problem) {
+    return report(problem.what());
+  }
+}

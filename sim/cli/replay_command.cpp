@@ -1,0 +1,305 @@
+#include "sim/cli/replay_command.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "analysis/table.h"
+#include "policies/budget.h"
+#include "policies/policy.h"
+#include "sim/cli/replay_outputs.h"
+#include "sim/replay/replay.h"
+#include "traces/error.h"
+#include "traces/reader.h"
+
+namespace evictsim {
+namespace {
+
+constexpr int interrupted_status = 130;  // what a shell reports for SIGINT
+constexpr int failed_status = 1;
+
+constexpr const char* footer = R"(Examples:
+  evictsim replay trace.h5 --policy snapkv,tova,h2o --budget 0.1,0.2,0.5
+      Three policies that keep 10, 20 and 50 % of the prompt; prints a table.
+  evictsim replay trace.h5 --policy all --csv run.csv -o run.h5
+      Every registered policy with its defaults at six budgets.
+  evictsim replay trace.h5 --policy 'snapkv(window=16),adakv(snapkv)' --budget 512
+      Parameters in parentheses (quote them for the shell); 512 entries per KV head.
+  evictsim replay trace.h5 --policy 'kvpress:SnapKVPress(window_size=16)' --compression-ratio 0.8
+      A press as kvpress writes it; 80 % of the prompt removed, counted as that library does.
+
+Budgets: 0.2 is a share of the prompt's entries kept per KV head on average, 1 keeps all, 512 is a number of entries.
+`evictsim policies` lists the policies, `evictsim policies NAME` explains one.
+run.csv has one row per trace, sequence, policy and budget; its columns, run.h5 and the dump: docs/run-file.md.
+Exit status: 0 done, 1 bad input or a policy failed, 2 bad usage, 130 interrupted (finished rows are kept).)";
+
+/// The options as given.
+struct Arguments {
+  std::vector<std::string> traces, policies, budgets, ratios, layers, per;
+  std::string run_file, csv, dump;
+  int threads = 0;
+  std::uint64_t seed = 0;
+  int useful_entries = 32;
+  bool quiet = false;
+};
+
+std::atomic<bool> stop_requested = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "the signal handler may touch nothing else");
+
+void request_stop(int /*signal*/) { stop_requested = true; }
+
+/// While alive, the first SIGINT or SIGTERM asks for a stop; a second one ends the process as usual.
+class StopOnSignal {
+ public:
+  StopOnSignal() {
+    struct sigaction action {};
+    action.sa_handler = request_stop;
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    sigaction(SIGINT, &action, &interrupt_);
+    sigaction(SIGTERM, &action, &terminate_);
+  }
+  ~StopOnSignal() {
+    sigaction(SIGINT, &interrupt_, nullptr);
+    sigaction(SIGTERM, &terminate_, nullptr);
+  }
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+
+ private:
+  struct sigaction interrupt_ {
+  }, terminate_{};
+};
+
+/// The elements of comma-separated lists.
+std::vector<std::string> split(const std::vector<std::string>& lists) {
+  std::vector<std::string> elements;
+  for (const std::string& list : lists) {
+    for (std::size_t begin = 0; begin <= list.size();) {
+      const std::size_t end = std::min(list.find(',', begin), list.size());
+      elements.push_back(list.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  return elements;
+}
+
+std::vector<policies::Budget> budgets_of(const Arguments& arguments) {
+  std::vector<policies::Budget> budgets;
+  const auto add = [&budgets](const policies::Budget& budget) {
+    if (std::find(budgets.begin(), budgets.end(), budget) == budgets.end()) budgets.push_back(budget);
+  };
+  for (const std::string& text : split(arguments.budgets)) add(policies::Budget::parse(text));
+  for (const std::string& text : split(arguments.ratios)) add(policies::Budget::from_compression_ratio(text));
+  if (budgets.empty()) {
+    for (const char* text : {"0.1", "0.2", "0.3", "0.5", "0.7", "0.9"}) add(policies::Budget::parse(text));
+  }
+  return budgets;
+}
+
+std::vector<policies::Policy> policies_of(const Arguments& arguments) {
+  std::vector<policies::Policy> policies;
+  for (const std::string& list : arguments.policies) {
+    for (policies::Policy& policy : policies::parse_policies(list)) {
+      const bool known = std::any_of(policies.begin(), policies.end(),
+                                     [&](const policies::Policy& other) { return other.name == policy.name; });
+      if (!known) policies.push_back(std::move(policy));
+    }
+  }
+  return policies;
+}
+
+int layer_number(std::string_view text, const std::string& element) {
+  int number = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failure != std::errc() || end != text.data() + text.size() || number < 0) {
+    throw Error(ErrorCode::invalid_argument, "must be layer indices or ranges, such as 0,9,20-29",
+                {.parameter = "--layers", .value = element});
+  }
+  return number;
+}
+
+std::vector<int> layers_of(const Arguments& arguments) {
+  constexpr int most_layers = 1000;  // the format writes three digits
+  std::vector<int> layers;
+  for (const std::string& element : split(arguments.layers)) {
+    const std::size_t dash = element.find('-');
+    const int first = layer_number(std::string_view(element).substr(0, dash), element);
+    const int last =
+        dash == std::string::npos ? first : layer_number(std::string_view(element).substr(dash + 1), element);
+    if (last < first || last >= most_layers) {
+      throw Error(ErrorCode::invalid_argument, "ranges go upwards, and layers from 0 to 999",
+                  {.parameter = "--layers", .value = element});
+    }
+    for (int layer = first; layer <= last; ++layer) layers.push_back(layer);
+  }
+  std::sort(layers.begin(), layers.end());
+  layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
+  return layers;
+}
+
+analysis::Provenance provenance_of(const Arguments& arguments, const std::vector<traces::Reader>& readers,
+                                   const std::string& command_line) {
+  analysis::Provenance provenance;
+  provenance.command_line = command_line;
+  provenance.seed = arguments.seed;
+  provenance.created = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  for (const traces::Reader& reader : readers) {
+    provenance.inputs.push_back({reader.path().string(), reader.checksum(), reader.header().model});
+  }
+  return provenance;
+}
+
+void warn_of_fixed_budgets(const std::vector<policies::Policy>& policies, const Arguments& arguments) {
+  if (arguments.budgets.empty() && arguments.ratios.empty()) return;
+  for (const policies::Policy& policy : policies) {
+    if (!policy.fixed_budget) continue;
+    fmt::print(stderr, "warning: {}: fixes its own budget {}; --budget and --compression-ratio do not apply to it\n",
+               policy.name, policy.fixed_budget->text());
+  }
+}
+
+/// `argument` as a shell would need it.
+std::string quoted(const std::string& argument) {
+  constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+  if (!argument.empty() && argument.find_first_not_of(plain) == std::string::npos) return argument;
+  std::string text = "'";
+  for (const char character : argument) text += character == '\'' ? std::string("'\\''") : std::string(1, character);
+  return text + "'";
+}
+
+std::string command_line_of(const Arguments& arguments) {
+  std::string line = "evictsim replay";
+  const auto add = [&line](const char* option, const std::vector<std::string>& values) {
+    for (const std::string& value : values) line += (*option ? std::string(" ") + option : "") + " " + quoted(value);
+  };
+  add("", arguments.traces);
+  add("--policy", arguments.policies);
+  add("--budget", arguments.budgets);
+  add("--compression-ratio", arguments.ratios);
+  add("--layers", arguments.layers);
+  add("--per", arguments.per);
+  if (!arguments.run_file.empty()) add("--output", {arguments.run_file});
+  if (!arguments.csv.empty()) add("--csv", {arguments.csv});
+  if (!arguments.dump.empty()) add("--dump", {arguments.dump});
+  if (arguments.threads > 0) add("--threads", {std::to_string(arguments.threads)});
+  add("--seed", {std::to_string(arguments.seed)});
+  add("--useful-entries", {std::to_string(arguments.useful_entries)});
+  if (arguments.quiet) line += " --quiet";
+  return line;
+}
+
+void print_results(const ReplayOutputs& outputs, bool quiet) {
+  const std::string written = outputs.written();
+  if (quiet) return;
+  const std::string table = analysis::output_error_table(outputs.rows());
+  if (!table.empty()) fmt::print("{}\n{}\n", table, analysis::open_loop_caveat);
+  if (!written.empty()) fmt::print("{}\n", written);
+}
+
+/// Whether the replay came to its end; if not, it was interrupted. Whatever happens, finished sequences are kept.
+bool replay_into(ReplayOutputs& outputs, const std::vector<traces::Reader>& readers, const sim::ReplayPlan& plan,
+                 const sim::ReplayOptions& options) {
+  try {
+    const StopOnSignal signals;
+    sim::replay(readers, plan, options, outputs.observer(), stop_requested);
+  } catch (const Error& problem) {
+    if (problem.code() == ErrorCode::interrupted || !outputs.rows().empty()) outputs.seal(false);
+    if (problem.code() == ErrorCode::interrupted) return false;
+    if (problem.code() != ErrorCode::missing_need) throw;
+    throw Error(problem.code(), problem.message() + layers_hint, problem.context());
+  }
+  outputs.seal(true);
+  return true;
+}
+
+void run(const Arguments& arguments) {
+  // Everything that can be wrong with the arguments, before any file is opened.
+  std::vector<policies::Policy> policies = policies_of(arguments);
+  const std::vector<policies::Budget> budgets = budgets_of(arguments);
+  OutputOptions output{arguments.run_file, arguments.csv, arguments.dump, {}, arguments.quiet};
+  if (!arguments.per.empty()) {
+    output.per = analysis::DetailAxes::parse(fmt::format("{}", fmt::join(arguments.per, ",")));
+    if (arguments.run_file.empty()) {
+      throw Error(ErrorCode::invalid_argument, "needs -o run.h5, where the detail goes", {.parameter = "--per"});
+    }
+  }
+  sim::ReplayOptions options;
+  options.threads = arguments.threads;
+  options.seed = arguments.seed;
+  options.layers = layers_of(arguments);
+  options.useful_entries = arguments.useful_entries;
+  options.with_scores = options.with_resident = !arguments.dump.empty();
+  options.skip_missing_needs = policies.size() > 1;
+  warn_of_fixed_budgets(policies, arguments);
+
+  const std::vector<traces::Reader> readers = traces::open_traces({arguments.traces.begin(), arguments.traces.end()});
+  require_separate_outputs(output, readers);
+  const sim::ReplayPlan plan = sim::ReplayPlan::of(std::move(policies), budgets);
+  analysis::Provenance provenance;
+  if (!arguments.run_file.empty()) provenance = provenance_of(arguments, readers, command_line_of(arguments));
+
+  ReplayOutputs outputs(output, plan, readers, std::move(provenance));
+  const bool complete = replay_into(outputs, readers, plan, options);
+  print_results(outputs, arguments.quiet);
+  if (!complete) {
+    fmt::print(stderr, "interrupted: {} finished rows are kept\n", outputs.rows().size());
+    throw CLI::RuntimeError(interrupted_status);
+  }
+  if (outputs.rows().empty()) {
+    throw Error(ErrorCode::missing_need, "no policy could be replayed: every one lacks data in these traces");
+  }
+  if (outputs.any_failed()) throw CLI::RuntimeError(failed_status);
+}
+
+}  // namespace
+
+void add_replay_command(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand("replay", "Replay traces under policies and budgets");
+  command->footer(footer);
+  const auto list = [command](const char* names, std::vector<std::string>& values, const char* help) {
+    // One value per mention, so that a list never swallows the trace behind it.
+    return command->add_option(names, values, help)->allow_extra_args(false);
+  };
+  command->add_option("TRACE", arguments->traces, "Trace files, or folders with a manifest.jsonl")->required();
+  list("--policy,-p", arguments->policies, "Policies, separated by commas; `all`: every registered one")
+      ->type_name("P,...")
+      ->required();
+  list("--budget,-b", arguments->budgets,
+       "Budgets: shares of the prompt kept (0.2) or entries per KV head (512)\n(default: 0.1,0.2,0.3,0.5,0.7,0.9)")
+      ->type_name("B,...");
+  list("--compression-ratio", arguments->ratios,
+       "Instead, or in addition: shares of the prompt removed, as kvpress counts")
+      ->type_name("R,...");
+  command->add_option("-o,--output", arguments->run_file, "Write everything to this HDF5 file")->type_name("run.h5");
+  command->add_option("--csv", arguments->csv, "Write one row per sequence, policy and budget")->type_name("run.csv");
+  command->add_option("--dump", arguments->dump, "Write which entries each policy keeps, and their scores")
+      ->type_name("kept.h5");
+  list("--per", arguments->per, "Detail for run.h5 by these axes: layer, head, step")->type_name("AXIS,...");
+  list("--layers", arguments->layers, "Layers of the model to replay, such as 0,9,20-29 (default: all captured)")
+      ->type_name("N,...");
+  command->add_option("--threads", arguments->threads, "Threads; results do not depend on it (default: all cores)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096));
+  command->add_option("--seed", arguments->seed, "Seed of policies that draw random numbers (default: 0)")
+      ->type_name("S");
+  command
+      ->add_option("--useful-entries", arguments->useful_entries,
+                   "Entries in the useful set of the dilution where a sequence has no evidence spans (default: 32)")
+      ->type_name("M")
+      ->check(CLI::Range(1, 1 << 30));
+  command->add_flag("--quiet,-q", arguments->quiet, "Print neither progress nor table");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace evictsim

@@ -1,0 +1,118 @@
+// Does evictsim-capture, called as a user calls it, write a trace, and answer mistakes with one line and the right
+// status?
+
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
+#include <catch2/catch.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "tests/capture/tiny_model.h"
+#include "traces/reader.h"
+
+namespace evictsim::tests {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int status = -1;
+  std::string output;  // both streams
+};
+
+Outcome run(const std::string& arguments) {
+  Outcome outcome;
+  FILE* pipe =
+      popen((std::string(EVICTSIM_BIN_DIR) + "/evictsim-capture " + arguments + " 2>&1 </dev/null").c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::array<char, 4096> buffer{};
+  while (const std::size_t size = std::fread(buffer.data(), 1, buffer.size(), pipe))
+    outcome.output.append(buffer.data(), size);
+  const int status = pclose(pipe);
+  if (WIFEXITED(status)) outcome.status = WEXITSTATUS(status);
+  return outcome;
+}
+
+void prepare() {
+  static const TinyWeights weights = write_tiny_model("tiny.gguf", {});
+  std::ofstream("prompt.txt") << "Thereisasilverheron,andtherestisprose.";
+  std::ofstream("answer.txt") << "silver";
+  std::ofstream("ids.txt") << "5 6 7\n8\n";
+  std::ofstream("words.txt") << "5 six";
+}
+
+}  // namespace
+
+TEST_CASE("run writes the trace that its options describe") {
+  prepare();
+  const Outcome outcome = run(
+      "run --model tiny.gguf --prompt prompt.txt --continuation answer.txt --layers 0,2 --q-rows window:8+decode "
+      "--q-all-layers 2 "
+      "--dtype bf16 --span evidence=silverheron --span question=tokens:1:3 --task find --store-text --x --ubatch 16 "
+      "--cache-type f32 --flash-attention off -o out.h5");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  CHECK_THAT(outcome.output, Catch::Contains("38 prompt + 6 decode tokens") && Catch::Contains("decoded: silver") &&
+                                 Catch::Contains("largest relative error"));
+  const traces::Reader reader("out.h5");
+  CHECK(reader.header().layers == std::vector<int>{0, 2});
+  CHECK(reader.header().extra.at("capture_ubatch") == "16");
+  CHECK(reader.stored_type(0, 0) == traces::TensorType::bfloat16);
+  CHECK(reader.query_rows(0, 0).size() == 14);
+  CHECK(reader.query_rows(0, 2).size() == 44);
+  CHECK(reader.has_hidden(0, 2));
+  const traces::SequenceInfo& sequence = reader.sequences().at(0);
+  CHECK(sequence.task == "find");
+  CHECK(sequence.text == "Thereisasilverheron,andtherestisprose.");
+  CHECK(sequence.spans.at("evidence") == std::vector<traces::Span>{{8, 19}});
+  CHECK(sequence.spans.at("question") == std::vector<traces::Span>{{1, 3}});
+}
+
+TEST_CASE("token ids stand in for text") {
+  prepare();
+  REQUIRE(run("run --model tiny.gguf --prompt-tokens ids.txt --continuation-tokens ids.txt -o ids.h5").status == 0);
+  CHECK(traces::Reader("ids.h5").read_channel(0, traces::Channel::token_ids)->data ==
+        std::vector<float>{5, 6, 7, 8, 5, 6, 7, 8});
+}
+
+TEST_CASE("mistakes get one line and exit status 1") {
+  prepare();
+  const auto [arguments, reason] = GENERATE(table<std::string, std::string>(
+      {{"--model absent.gguf --prompt prompt.txt", "absent.gguf"},
+       {"--model prompt.txt --prompt prompt.txt", "not a GGUF file"},
+       {"--model tiny.gguf --prompt absent.txt", "absent.txt"},
+       {"--model tiny.gguf --prompt .", "directory"},
+       {"--model tiny.gguf --prompt-tokens words.txt", "six"},
+       {"--model tiny.gguf --prompt prompt.txt --layers 0,9", "layers 0 to 2"},
+       {"--model tiny.gguf --prompt prompt.txt --layers 0,x", "numbers with commas"},
+       {"--model tiny.gguf --prompt prompt.txt --q-rows some", "window:N+decode"},
+       {"--model tiny.gguf --prompt prompt.txt --span proof=heron", "evidence"},
+       {"--model tiny.gguf --prompt prompt.txt --span evidence=elephant", "elephant"},
+       {"--model tiny.gguf --prompt prompt.txt --span evidence=is", "more than once"},
+       {"--model tiny.gguf --prompt prompt.txt --decode 500", "context of 256"},
+       {"--model tiny.gguf --prompt prompt.txt --tolerance 1e-12", "more than 1e-12"}}));
+  const Outcome outcome = run("run " + arguments + " -o failed.h5");
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK_THAT(outcome.output, Catch::Contains(reason) && Catch::StartsWith("evictsim-capture: "));
+  CHECK(std::count(outcome.output.begin(), outcome.output.end(), '\n') == 1);
+  CHECK_FALSE(fs::exists("failed.h5"));
+}
+
+TEST_CASE("wrong usage exits with status 2, help with 0") {
+  prepare();
+  CHECK(run("").status == 2);
+  CHECK(run("run --model tiny.gguf").status == 2);
+  CHECK(run("run --model tiny.gguf --prompt prompt.txt --prompt-tokens ids.txt -o a.h5").status == 2);
+  CHECK(run("run --model tiny.gguf --prompt prompt.txt --decode 3 --continuation answer.txt -o a.h5").status == 2);
+  CHECK(run("run --model tiny.gguf --prompt prompt.txt --dtype f8 -o a.h5").status == 2);
+  const Outcome help = run("run --help");
+  CHECK(help.status == 0);
+  CHECK_THAT(help.output, Catch::Contains("--q-rows") && Catch::Contains("--span"));
+}
+
+}  // namespace evictsim::tests

@@ -1,0 +1,397 @@
+// Does `evictsim replay` keep its promises from end to end: files, exit statuses, error lines, determinism,
+// interruption?
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "policies/registry.h"
+#include "traces/hdf5_handle.h"
+#include "traces/writer.h"
+
+namespace {
+
+namespace traces = evictsim::traces;
+using Arguments = std::vector<std::string>;
+
+constexpr std::int32_t prompt_length = 80;
+
+std::filesystem::path scratch(const std::string& name) {
+  const std::filesystem::path folder = std::filesystem::path(EVICTSIM_TEST_SCRATCH) / name;
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  return folder;
+}
+
+std::string contents(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  std::ostringstream text;
+  text << stream.rdbuf();
+  return text.str();
+}
+
+struct TraceShape {
+  int sequences = 2;
+  std::int32_t length = prompt_length + 10;
+  bool with_projection = true;
+  bool all_queries = true;  ///< else only those of decode rows
+};
+
+/// Random attention of two layers, 4 query and 2 KV heads.
+std::filesystem::path write_trace(const std::filesystem::path& path, const TraceShape& shape = {}) {
+  traces::Header header;
+  header.model = "made/up";
+  header.engine = "test";
+  header.engine_version = "1";
+  header.created = "2026-01-01T00:00:00Z";
+  header.num_layers = 4;
+  header.num_query_heads = 4;
+  header.num_kv_heads = 2;
+  header.head_dim = 16;
+  header.hidden_size = 32;
+  header.vocab_size = 100;
+  header.attention_scale = 0.25;
+  header.rope_theta = 10000;
+  header.layers = {0, 2};
+  for (int pair = 0; pair < 8; ++pair) header.inv_freq.push_back(std::pow(10000.0, -pair / 8.0));
+  std::mt19937 generator(3);
+  std::normal_distribution<float> normal;
+  const auto random = [&](std::size_t count) {
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(generator);
+    return values;
+  };
+  traces::Writer writer(path, header);
+  for (const int layer : header.layers) {
+    if (shape.with_projection) writer.write_weight(layer, traces::LayerWeight::w_o, random(32 * 64));
+  }
+  for (int sequence = 0; sequence < shape.sequences; ++sequence) {
+    traces::SequenceInfo info;
+    info.prompt_length = prompt_length;
+    info.length = shape.length;
+    for (std::int32_t row = 0; row < shape.length; ++row) info.positions.push_back(row);
+    info.spans["evidence"] = {{10, 20}};
+    writer.begin_sequence(info);
+    const auto rows = static_cast<std::size_t>(shape.length);
+    writer.write_channel(traces::Channel::token_ids, std::vector<float>(rows, 7.0F));
+    std::vector<std::int32_t> query_rows = info.positions;
+    if (!shape.all_queries) query_rows.erase(query_rows.begin(), query_rows.begin() + prompt_length);
+    for (const int layer : header.layers) {
+      writer.append_kv(layer, random(rows * 32), random(rows * 32));
+      writer.append_q(layer, query_rows, random(query_rows.size() * 64));
+    }
+    writer.end_sequence();
+  }
+  writer.seal();
+  return path;
+}
+
+struct Outcome {
+  int status = -1;
+  std::string out, err;
+};
+
+/// A running evictsim with its output in files of `folder`.
+class Process {
+ public:
+  Process(const std::filesystem::path& folder, const Arguments& arguments) : folder_(folder) {
+    std::vector<std::string> words = {std::string(EVICTSIM_BIN_DIR) + "/evictsim"};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    std::vector<char*> pointers;
+    for (std::string& word : words) pointers.push_back(word.data());
+    pointers.push_back(nullptr);
+    const std::string out = (folder / "stdout").string();
+    const std::string err = (folder / "stderr").string();
+    child_ = fork();
+    if (child_ == 0) {
+      dup2(open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644), STDOUT_FILENO);
+      dup2(open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644), STDERR_FILENO);
+      execv(pointers.front(), pointers.data());
+      _exit(99);
+    }
+  }
+  void signal(int number) const { kill(child_, number); }
+  [[nodiscard]] bool running() const {
+    siginfo_t information{};
+    waitid(P_PID, static_cast<id_t>(child_), &information, WEXITED | WNOHANG | WNOWAIT);
+    return information.si_pid == 0;
+  }
+  Outcome wait() {
+    int status = 0;
+    while (waitpid(child_, &status, 0) < 0 && errno == EINTR) {
+    }
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), contents(folder_ / "stdout"),
+            contents(folder_ / "stderr")};
+  }
+
+ private:
+  std::filesystem::path folder_;
+  pid_t child_ = -1;
+};
+
+Outcome run(const std::filesystem::path& folder, const Arguments& arguments) {
+  return Process(folder, arguments).wait();
+}
+
+/// Rows of a CSV file by column; quoted cells without line ends.
+std::vector<std::map<std::string, std::string>> read_csv(const std::filesystem::path& path) {
+  const auto cells_of = [](const std::string& line) {
+    std::vector<std::string> cells(1);
+    bool quoted = false;
+    for (const char character : line) {
+      if (character == '"') {
+        quoted = !quoted;
+      } else if (character == ',' && !quoted) {
+        cells.emplace_back();
+      } else {
+        cells.back() += character;
+      }
+    }
+    return cells;
+  };
+  std::ifstream stream(path);
+  std::string line;
+  std::getline(stream, line);
+  const std::vector<std::string> names = cells_of(line);
+  std::vector<std::map<std::string, std::string>> rows;
+  while (std::getline(stream, line)) {
+    const std::vector<std::string> cells = cells_of(line);
+    REQUIRE(cells.size() == names.size());
+    auto& row = rows.emplace_back();
+    for (std::size_t column = 0; column < names.size(); ++column) row[names[column]] = cells[column];
+  }
+  return rows;
+}
+
+std::size_t lines_in(const std::string& text) {
+  return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+}
+
+}  // namespace
+
+TEST_CASE("a replay writes one row per sequence, policy and budget, and prints a table") {
+  const std::filesystem::path folder = scratch("rows");
+  const std::string trace = write_trace(folder / "trace.h5").string();
+  const std::string csv = (folder / "run.csv").string();
+  const std::string output = (folder / "run.h5").string();
+  const Outcome outcome =
+      run(folder, {"replay", trace, "--policy", "knorm,snapkv(window=8,kernel=3)", "--policy", "random", "--budget",
+                   "0.25,0.5", "--budget", "0.50,20", "--csv", csv, "-o", output});
+  CHECK(outcome.err.empty());
+  REQUIRE(outcome.status == 0);
+  CHECK(outcome.out.find("snapkv(window=8,kernel=3)") != std::string::npos);
+  CHECK(outcome.out.find("Queries come from the full-cache run") != std::string::npos);
+  CHECK(outcome.out.find("Wrote " + output + ", " + csv) != std::string::npos);
+  CHECK(outcome.out.find('\033') == std::string::npos);
+  CHECK(std::filesystem::exists(output));
+
+  const auto rows = read_csv(csv);
+  REQUIRE(rows.size() == 2 * 3 * 3);
+  for (const auto& row : rows) {
+    CHECK(row.at("trace") == trace);
+    CHECK(row.at("status") == "ok");
+    CHECK(row.at("decode_rows") == "10");
+    CHECK(row.at("layers") == "2");
+    const double kept = std::stod(row.at("kept_entries"));
+    CHECK(kept == (row.at("budget") == "0.5" ? 40 : 20));
+    CHECK(std::stod(row.at("kept_bytes")) == kept * 2 * 2 * 2 * 16 * 2);
+    CHECK(std::stod(row.at("kept_fraction")) == kept / prompt_length);
+    CHECK(std::stod(row.at("output_error")) > 0);
+    CHECK(std::stod(row.at("layer_error")) > 0);
+    CHECK(std::stod(row.at("retained_mass")) < 1);
+    CHECK(row.at("predicted_kl").empty());
+    CHECK_FALSE(row.at("span_retention").empty());
+  }
+}
+
+TEST_CASE("results are the same bytes at any number of threads") {
+  const std::filesystem::path folder = scratch("threads");
+  const std::string trace = write_trace(folder / "trace.h5").string();
+  std::vector<std::string> results;
+  for (const char* threads : {"1", "2", "4"}) {
+    const std::filesystem::path csv = folder / (std::string("run") + threads + ".csv");
+    const Outcome outcome = run(folder, {"replay", trace, "--policy", "all", "--budget", "0.2,0.6", "--seed", "5",
+                                         "--threads", threads, "--csv", csv.string(), "--quiet"});
+    CHECK(outcome.out.empty());
+    REQUIRE(outcome.status == 0);
+    results.push_back(contents(csv));
+  }
+  CHECK(lines_in(results[0]) > 20);
+  CHECK(results[0] == results[1]);
+  CHECK(results[0] == results[2]);
+}
+
+TEST_CASE("the whole cache gives no error, whatever the policy") {
+  const std::filesystem::path folder = scratch("whole");
+  const std::string trace = write_trace(folder / "trace.h5").string();
+  const std::filesystem::path csv = folder / "run.csv";
+  REQUIRE(run(folder, {"replay", trace, "--policy", "all", "--budget", "1", "--csv", csv.string()}).status == 0);
+  const auto rows = read_csv(csv);
+  std::size_t policies = 0;
+  for (const evictsim::policies::Part* part : evictsim::policies::registered_parts()) policies += part->is_policy;
+  REQUIRE(policies > 0);
+  CHECK(rows.size() == 2 * policies);
+  for (const auto& row : rows) {
+    INFO(row.at("policy"));
+    CHECK(std::stod(row.at("kept_entries")) == prompt_length);
+    CHECK(std::stod(row.at("retained_mass")) == Approx(1).margin(1e-6));
+    CHECK(std::stod(row.at("output_error")) < 1e-6);
+    CHECK(std::stod(row.at("layer_error")) < 1e-6);
+  }
+}
+
+TEST_CASE("a compression ratio is kvpress's arithmetic") {
+  const std::filesystem::path folder = scratch("ratio");
+  const std::string trace = write_trace(folder / "trace.h5", {.sequences = 1}).string();
+  const std::filesystem::path csv = folder / "run.csv";
+  REQUIRE(
+      run(folder, {"replay", trace, "--policy", "knorm", "--compression-ratio", "0.9", "--csv", csv.string()}).status ==
+      0);
+  const auto rows = read_csv(csv);
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0].at("budget") == "0.09999999999999998");
+  CHECK(rows[0].at("kept_entries") == "7");  // int(80 * 0.09999999999999998)
+}
+
+TEST_CASE("a policy that fixes its budget says that the lists do not apply") {
+  const std::filesystem::path folder = scratch("fixed");
+  const std::string trace = write_trace(folder / "trace.h5", {.sequences = 1}).string();
+  const std::filesystem::path csv = folder / "run.csv";
+  const Outcome outcome = run(folder, {"replay", trace, "--policy", "kvpress:KnormPress(compression_ratio=0.5)",
+                                       "--budget", "0.2", "--csv", csv.string()});
+  REQUIRE(outcome.status == 0);
+  CHECK(outcome.err.find("warning: ") == 0);
+  CHECK(lines_in(outcome.err) == 1);
+  const auto rows = read_csv(csv);
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0].at("kept_entries") == "40");
+}
+
+TEST_CASE("a policy without its data is an error alone, and a warning among others") {
+  const std::filesystem::path folder = scratch("needs");
+  const std::string trace = write_trace(folder / "trace.h5", {.all_queries = false}).string();
+  const std::filesystem::path csv = folder / "run.csv";
+  const Outcome alone = run(folder, {"replay", trace, "--policy", "snapkv"});
+  CHECK(alone.status == 1);
+  CHECK(alone.err.find("error: ") == 0);
+  CHECK(alone.err.find("--layers") != std::string::npos);
+  CHECK(lines_in(alone.err) == 1);
+  const Outcome sweep =
+      run(folder, {"replay", trace, "--policy", "snapkv,knorm", "--budget", "0.5", "--csv", csv.string()});
+  CHECK(sweep.status == 0);
+  CHECK(sweep.err.find("warning: snapkv: skipped: ") == 0);
+  CHECK(lines_in(sweep.err) == 1);  // once, not for every sequence
+  const auto rows = read_csv(csv);
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[0].at("policy") == "knorm");
+}
+
+TEST_CASE("without W_O the columns behind it are empty") {
+  const std::filesystem::path folder = scratch("no-projection");
+  const std::string trace = write_trace(folder / "trace.h5", {.sequences = 1, .with_projection = false}).string();
+  const std::filesystem::path csv = folder / "run.csv";
+  REQUIRE(run(folder, {"replay", trace, "--policy", "knorm", "--budget", "0.5", "--csv", csv.string()}).status == 0);
+  const auto rows = read_csv(csv);
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0].at("layer_error").empty());
+  CHECK(rows[0].at("squared_error").empty());
+  CHECK_FALSE(rows[0].at("output_error").empty());
+}
+
+TEST_CASE("wrong use exits 2, wrong input 1, each with a line that says what") {
+  const std::filesystem::path folder = scratch("errors");
+  const std::string trace = write_trace(folder / "trace.h5", {.sequences = 1}).string();
+  const std::string before = contents(trace);
+  const auto check = [&](const Arguments& arguments, int status, const char* part) {
+    INFO(part);
+    const Outcome outcome = run(folder, arguments);
+    CHECK(outcome.status == status);
+    CHECK(outcome.err.find(part) != std::string::npos);
+    if (status == 1) CHECK(lines_in(outcome.err) == 1);
+  };
+  check({}, 2, "Usage");
+  check({"replay"}, 2, "TRACE is required");
+  check({"replay", trace}, 2, "--policy is required");
+  check({"replay", trace, "--policy", "knorm", "--nonsense"}, 2, "--nonsense");
+  check({"replay", trace, "--policy", "knorm", "--threads", "0"}, 2, "--threads");
+  check({"replay", trace, "--policy", "knrm"}, 1, "knorm");
+  check({"replay", trace, "--policy", "knorm", "--budget", "0"}, 1, "budget");
+  check({"replay", trace, "--policy", "knorm", "--budget", "0.2,"}, 1, "budget");
+  check({"replay", trace, "--policy", "knorm", "--compression-ratio", "1"}, 1, "0 <= ratio < 1");
+  check({"replay", trace, "--policy", "knorm", "--layers", "1-"}, 1, "--layers = 1-");
+  check({"replay", trace, "--policy", "knorm", "--layers", "3"}, 1, "3");
+  check({"replay", trace, "--policy", "knorm", "--per", "token", "-o", (folder / "r.h5").string()}, 1, "--per = token");
+  check({"replay", trace, "--policy", "knorm", "--per", "step"}, 1, "-o run.h5");
+  check({"replay", (folder / "none.h5").string(), "--policy", "knorm"}, 1, "none.h5");
+  check({"replay", trace, "--policy", "knorm", "-o", trace}, 1, "would overwrite");
+  check({"replay", trace, "--policy", "knorm", "--csv", (folder / "a").string(), "-o", (folder / "a").string()}, 1,
+        "would overwrite");
+  check({"replay", trace, "--policy", "knorm", "--csv", (folder / "no" / "run.csv").string()}, 1, "No such file");
+  check({"replay", trace, "--policy", "knorm", "-o", (folder / "no" / "run.h5").string()}, 1, "No such file");
+  check({"replay", trace, trace, "--policy", "knorm", "--dump", (folder / "kept.h5").string()}, 1,
+        "one trace at a time");
+  CHECK(contents(trace) == before);
+  CHECK(run(folder, {"replay", "--help"}).status == 0);
+  CHECK(run(folder, {"replay", "--help"}).out.find("Examples:") != std::string::npos);
+  CHECK(run(folder, {"--version"}).out.find("evictsim ") == 0);
+}
+
+TEST_CASE("an interrupted run exits 130 and keeps its finished rows in both files") {
+  const std::filesystem::path folder = scratch("interrupt");
+  const std::string trace = write_trace(folder / "trace.h5", {.sequences = 150, .length = prompt_length + 40}).string();
+  const std::filesystem::path csv = folder / "run.csv";
+  const std::filesystem::path output = folder / "run.h5";
+  Process process(folder, {"replay", trace, "--policy", "all", "--budget", "0.1,0.3,0.5", "--csv", csv.string(), "-o",
+                           output.string(), "--threads", "1"});
+  while (process.running() && lines_in(contents(csv)) < 3) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  process.signal(SIGINT);
+  const Outcome outcome = process.wait();
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 130);
+  CHECK(outcome.err.find("interrupted: ") != std::string::npos);
+  const auto rows = read_csv(csv);
+  CHECK(rows.size() >= 2);
+  const evictsim::traces::hdf5::Guard guard;
+  const auto root = evictsim::traces::hdf5::Node::open_file(output.string(), std::filesystem::file_size(output));
+  CHECK(root.group("rows").dataset("output_error").shape() == std::vector<std::size_t>{rows.size()});
+  CHECK(root.group("provenance").integer_attribute("complete") == 0);
+}
+
+TEST_CASE("the dump has a group per policy, budget, sequence, layer and head") {
+  const std::filesystem::path folder = scratch("dump");
+  const std::string trace = write_trace(folder / "trace.h5").string();
+  const std::filesystem::path dump = folder / "kept.h5";
+  const Outcome outcome =
+      run(folder, {"replay", trace, "--policy", "knorm,tova", "--budget", "0.25", "--dump", dump.string()});
+  CHECK(outcome.err.empty());
+  REQUIRE(outcome.status == 0);
+  const evictsim::traces::hdf5::Guard guard;
+  const auto root = evictsim::traces::hdf5::Node::open_file(dump.string(), std::filesystem::file_size(dump));
+  for (const char* policy : {"knorm", "tova"}) {
+    const auto sequence = root.group(policy).group("0.25").group("000001");
+    for (const char* layer : {"layer_000", "layer_002"}) {
+      const auto head = sequence.group(layer).group("head_1");
+      CHECK(head.dataset("kept").shape() == std::vector<std::size_t>{20});
+      CHECK(head.dataset("score").shape() == std::vector<std::size_t>{prompt_length});
+      CHECK(head.has("resident") == (std::string(policy) == "tova"));
+    }
+    CHECK(sequence.has("rows") == (std::string(policy) == "tova"));
+  }
+  CHECK(
+      root.group("tova").group("0.25").group("000000").group("layer_000").group("head_0").dataset("resident").shape() ==
+      std::vector<std::size_t>{10, prompt_length + 10});
+}

@@ -1,0 +1,78 @@
+#pragma once
+/// \file
+/// A replay observer that keeps everything, for tests.
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sim/replay/replay.h"
+
+namespace evictsim::test {
+
+/// Rows of one point in one layer, blocks joined in row order.
+struct CollectedRows {
+  std::vector<std::int32_t> rows;
+  int query_heads = 0;
+  std::vector<float> retained_mass, output_error, dilution, entropy;  ///< [R * Hq]
+  std::vector<double> error_squared, output_squared;                   ///< [R]
+  std::vector<std::int32_t> resident, evicted;                         ///< [R * heads]
+  std::vector<std::vector<std::uint8_t>> resident_rows;                ///< [head] [R * T]
+};
+
+/// Results of one sequence, by (point, layer slot).
+class ReplayCollector final : public sim::ReplayObserver {
+ public:
+  using Key = std::pair<std::size_t, std::size_t>;
+
+  void begin_sequence(const sim::SequenceStart& begun) override { start = begun; }
+  void skipped(std::size_t policy, const std::string& why) override { skipped_policies[policy] = why; }
+  void failed(std::size_t policy, const std::string& why) override { failed_policies[policy] = why; }
+  void prompt_cut(sim::PromptCut&& cut) override {
+    const Key key{cut.point, cut.layer};
+    cuts[key] = std::move(cut);
+  }
+  void full_block(const sim::FullBlock& block) override {
+    CollectedRows& whole = full[block.layer];
+    append(block.dilution, whole.dilution);
+    append(block.entropy, whole.entropy);
+  }
+  void layer_block(const sim::LayerBlock& block) override {
+    CollectedRows& out = rows[{block.point, block.layer}];
+    out.rows.insert(out.rows.end(), block.rows.begin(), block.rows.end());
+    out.query_heads = static_cast<int>(block.retained_mass.cols());
+    append(block.retained_mass, out.retained_mass);
+    append(block.output_error, out.output_error);
+    append(block.dilution, out.dilution);
+    append(block.entropy, out.entropy);
+    out.error_squared.insert(out.error_squared.end(), block.error_squared.begin(), block.error_squared.end());
+    out.output_squared.insert(out.output_squared.end(), block.output_squared.begin(), block.output_squared.end());
+    out.resident.insert(out.resident.end(), block.resident.begin(), block.resident.end());
+    out.evicted.insert(out.evicted.end(), block.evicted.begin(), block.evicted.end());
+    out.resident_rows.resize(std::max(out.resident_rows.size(), block.resident_rows.size()));
+    for (std::size_t head = 0; head < block.resident_rows.size(); ++head) {
+      const auto& added = block.resident_rows[head];
+      out.resident_rows[head].insert(out.resident_rows[head].end(), added.begin(), added.end());
+    }
+  }
+  void end_sequence() override { ++finished_sequences; }
+  void progress(double) override {}
+
+  sim::SequenceStart start;
+  std::map<std::size_t, std::string> skipped_policies, failed_policies;
+  std::map<Key, sim::PromptCut> cuts;
+  std::map<Key, CollectedRows> rows;
+  std::map<std::size_t, CollectedRows> full;
+  int finished_sequences = 0;
+
+ private:
+  static void append(const models::MatrixView& matrix, std::vector<float>& out) {
+    for (models::Index row = 0; row < matrix.rows(); ++row) {
+      for (models::Index column = 0; column < matrix.cols(); ++column) out.push_back(matrix(row, column));
+    }
+  }
+};
+
+}  // namespace evictsim::test

@@ -1,0 +1,275 @@
+// Are the rows of results what a direct computation over all values gives, in any layer order and block size?
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "analysis/run_accumulator.h"
+#include "analysis/table.h"
+#include "tests/unit/analysis_made_up_replay.h"
+#include "traces/error.h"
+
+using namespace evictsim;
+using namespace evictsim::analysis;
+using evictsim::test::MadeUpReplay;
+
+namespace {
+
+const EvidenceSpans evidence = {{{{4, 9}, {7, 12}, {38, 45}}}};  // overlapping, and one that reaches into decode rows
+
+SequenceResult accumulate(const MadeUpReplay& replay, const std::vector<std::size_t>& order, std::size_t block_rows,
+                          DetailAxes axes = {}) {
+  SequenceResult kept;
+  int finished = 0;
+  RunAccumulator accumulator(replay.plan, evidence, axes, [&](SequenceResult&& result) {
+    kept = std::move(result);
+    ++finished;
+  });
+  replay.send(accumulator, order, block_rows);
+  REQUIRE(finished == 1);
+  return kept;
+}
+
+/// Mean over layers of the mean over rows and heads.
+double mean_of(const std::vector<MadeUpReplay::Values>& layers) {
+  double total = 0;
+  for (const MadeUpReplay::Values& layer : layers) {
+    double sum = 0;
+    for (const std::vector<float>& row : layer) {
+      for (const float value : row) sum += value;
+    }
+    total += sum / static_cast<double>(layer.size() * layer.front().size());
+  }
+  return total / static_cast<double>(layers.size());
+}
+
+double pooled_quantile(const std::vector<MadeUpReplay::Values>& layers, double share) {
+  std::vector<double> values;
+  for (const MadeUpReplay::Values& layer : layers) {
+    for (const std::vector<float>& row : layer) values.insert(values.end(), row.begin(), row.end());
+  }
+  std::sort(values.begin(), values.end());
+  const double place = share * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<std::size_t>(place);
+  return values[below] +
+         (place - static_cast<double>(below)) * (values[std::min(below + 1, values.size() - 1)] - values[below]);
+}
+
+bool same_bits(const RunRow& left, const RunRow& right) {
+  return std::memcmp(left.metrics.data(), right.metrics.data(), sizeof left.metrics) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("a row holds the means, quantiles and counts of its definitions") {
+  const MadeUpReplay replay(1);
+  const SequenceResult result = accumulate(replay, {0, 1, 2}, 8);
+  REQUIRE(result.rows.size() == 4);
+  for (std::size_t index = 0; index < result.rows.size(); ++index) {
+    const RunRow& row = result.rows[index];
+    const MadeUpReplay::Point& point = replay.points[index];
+    CHECK(row.trace == "made-up.h5");
+    CHECK(row.sequence == "000000");
+    CHECK(row.policy == replay.plan.policies[index / 2].name);
+    CHECK(row.budget == (index % 2 == 0 ? "0.25" : "0.5"));
+    CHECK(row.status == "ok");
+    CHECK(row.prompt_length == 40);
+    CHECK(row.decode_rows == 21);
+    CHECK(row.layers == 3);
+
+    CHECK(row[Metric::retained_mass] == Approx(mean_of(point.retained_mass)).epsilon(1e-12));
+    CHECK(row[Metric::output_error] == Approx(mean_of(point.output_error)).epsilon(1e-12));
+    CHECK(row[Metric::dilution] == Approx(mean_of(point.dilution)).epsilon(1e-12));
+    CHECK(row[Metric::entropy] == Approx(mean_of(point.entropy)).epsilon(1e-12));
+    CHECK(row[Metric::dilution_full] == Approx(mean_of(replay.full_dilution)).epsilon(1e-12));
+    CHECK(row[Metric::entropy_full] == Approx(mean_of(replay.full_entropy)).epsilon(1e-12));
+    CHECK(row[Metric::output_error_median] == pooled_quantile(point.output_error, 0.5));
+    CHECK(row[Metric::output_error_p95] == pooled_quantile(point.output_error, 0.95));
+    CHECK(row[Metric::output_error_p99] == pooled_quantile(point.output_error, 0.99));
+
+    double layer_error = 0;
+    double squared_error = 0;
+    double kept = 0;
+    double pages = 0;
+    double resident = 0;
+    double evicted = 0;
+    double evidence_kept = 0;
+    // Tokens 4..11 and 38, 39.
+    const std::set<std::int32_t> tokens = {4, 5, 6, 7, 8, 9, 10, 11, 38, 39};
+    for (std::size_t layer = 0; layer < 3; ++layer) {
+      double relative = 0;
+      double squared = 0;
+      for (std::size_t r = 0; r < 21; ++r) {
+        relative += std::sqrt(point.error_squared[layer][r] / point.output_squared[layer][r]) / 21;
+        squared += point.error_squared[layer][r] / 21;
+      }
+      layer_error += relative / 3;
+      squared_error += squared;
+      for (const std::vector<std::int32_t>& head : point.kept[layer]) {
+        kept += static_cast<double>(head.size());
+        pages += std::ceil(static_cast<double>(head.size()) / 16);
+        evidence_kept += static_cast<double>(
+            std::count_if(head.begin(), head.end(), [&](std::int32_t token) { return tokens.contains(token); }));
+      }
+      for (const std::int32_t entries : point.resident[layer]) resident += entries;
+      for (const std::int32_t entries : point.evicted[layer]) evicted += entries;
+    }
+    CHECK(row[Metric::layer_error] == Approx(layer_error).epsilon(1e-12));
+    CHECK(row[Metric::squared_error] == Approx(squared_error).epsilon(1e-12));
+    CHECK(row[Metric::kept_entries] == Approx(kept / 6).epsilon(1e-12));
+    CHECK(row[Metric::kept_fraction] == Approx(kept / 6 / 40).epsilon(1e-12));
+    CHECK(row[Metric::kept_bytes] == kept * 2 * 8 * 2);
+    CHECK(row[Metric::kept_bytes_paged] == pages * 16 * 2 * 8 * 2);
+    CHECK(row[Metric::resident_entries] == Approx(resident / (3 * 21 * 2)).epsilon(1e-12));
+    CHECK(row[Metric::resident_bytes] == Approx(resident / 21 * 2 * 8 * 2).epsilon(1e-12));
+    CHECK(row[Metric::evictions_per_step] == Approx(evicted / (3 * 21 * 2)).epsilon(1e-12));
+    CHECK(row[Metric::span_retention] == Approx(evidence_kept / (6.0 * static_cast<double>(tokens.size()))));
+    CHECK(row[Metric::oracle_overlap] == 0.5);
+    CHECK(row[Metric::recall_bytes_per_step] == 0);
+    CHECK(std::isnan(row[Metric::predicted_kl]));
+    CHECK(row[Metric::output_error_low] < row[Metric::output_error]);
+    CHECK(row[Metric::output_error_high] > row[Metric::output_error]);
+  }
+}
+
+TEST_CASE("results are the same bits in any layer order and any block size") {
+  const MadeUpReplay replay(2);
+  const DetailAxes axes = DetailAxes::parse("head,step");
+  const SequenceResult expected = accumulate(replay, {0, 1, 2}, 21, axes);
+  const std::vector<std::vector<std::size_t>> orders = {{2, 1, 0}, {1, 2, 0}, {0, 2, 1}};
+  for (const std::vector<std::size_t>& order : orders) {
+    for (const std::size_t block_rows : {1U, 4U, 21U}) {
+      const SequenceResult result = accumulate(replay, order, block_rows, axes);
+      REQUIRE(result.rows.size() == expected.rows.size());
+      for (std::size_t index = 0; index < result.rows.size(); ++index) {
+        CHECK(same_bits(result.rows[index], expected.rows[index]));
+        REQUIRE(result.detail[index].size() == expected.detail[index].size());
+        for (std::size_t array = 0; array < result.detail[index].size(); ++array) {
+          CHECK(result.detail[index][array].values == expected.detail[index][array].values);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("without W_O the errors behind it are empty, everything else stands") {
+  const SequenceResult result = accumulate(MadeUpReplay(3, false), {0, 1, 2}, 8, DetailAxes::parse("layer"));
+  const RunRow& row = result.rows.front();
+  CHECK(std::isnan(row[Metric::layer_error]));
+  CHECK(std::isnan(row[Metric::squared_error]));
+  CHECK(std::isfinite(row[Metric::output_error]));
+  for (const DetailArray& array : result.detail.front()) CHECK(array.name != "layer_error");
+}
+
+TEST_CASE("detail has the axes asked for, and averages over the others") {
+  const MadeUpReplay replay(4);
+  const auto array_of = [&](const char* axes, const std::string& name) {
+    const SequenceResult result = accumulate(replay, {1, 0, 2}, 5, DetailAxes::parse(axes));
+    for (const DetailArray& array : result.detail[2]) {
+      if (array.name == name) return array;
+    }
+    FAIL("no array " << name);
+    return DetailArray{};
+  };
+  const std::vector<MadeUpReplay::Values>& errors = replay.points[2].output_error;
+
+  const DetailArray all = array_of("step,layer,head", "output_error");
+  CHECK(all.axes == "layer,head,step");
+  REQUIRE(all.shape == std::vector<std::size_t>{3, 4, 21});
+  CHECK(all.values[(2 * 4 + 1) * 21 + 5] == double{errors[2][5][1]});
+
+  const DetailArray by_head = array_of("head", "output_error");
+  REQUIRE(by_head.shape == std::vector<std::size_t>{4});
+  double expected = 0;
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    for (std::size_t row = 0; row < 21; ++row) expected += double{errors[layer][row][3]} / 63;
+  }
+  CHECK(by_head.values[3] == Approx(expected).epsilon(1e-12));
+
+  const DetailArray squared = array_of("head,step", "squared_error");
+  CHECK(squared.axes == "step");
+  REQUIRE(squared.shape == std::vector<std::size_t>{21});
+  double sum = 0;
+  for (std::size_t layer = 0; layer < 3; ++layer) sum += replay.points[2].error_squared[layer][6];
+  CHECK(squared.values[6] == Approx(sum).epsilon(1e-12));
+
+  CHECK_THROWS_AS(DetailAxes::parse("layer,token"), Error);
+  CHECK_THROWS_AS(DetailAxes::parse(""), Error);
+}
+
+TEST_CASE("skipped policies have no rows, failed ones rows without numbers") {
+  const MadeUpReplay replay(5);
+  SequenceResult result;
+  RunAccumulator accumulator(replay.plan, evidence, {},
+                             [&](SequenceResult&& finished) { result = std::move(finished); });
+  accumulator.begin_sequence(replay.start);
+  accumulator.skipped(0, "layer_003/w_o is missing");
+  accumulator.failed(1, "scores are not finite");
+  accumulator.end_sequence();
+  REQUIRE(result.rows.size() == 2);
+  CHECK(result.skipped.size() == 1);
+  for (const RunRow& row : result.rows) {
+    CHECK(row.policy == "host/tova");
+    CHECK(row.status == "failed: scores are not finite");
+    CHECK(std::all_of(row.metrics.begin(), row.metrics.end(), [](double value) { return std::isnan(value); }));
+  }
+}
+
+TEST_CASE("rows of a file have one cell per column, the design's first") {
+  const std::vector<std::string> names = column_names();
+  const std::vector<std::string> leading = {"trace",
+                                            "sequence",
+                                            "policy",
+                                            "budget",
+                                            "kept_entries",
+                                            "kept_bytes",
+                                            "kept_fraction",
+                                            "retained_mass",
+                                            "output_error",
+                                            "output_error_p95",
+                                            "layer_error",
+                                            "squared_error",
+                                            "predicted_kl",
+                                            "predicted_kl_low",
+                                            "predicted_kl_high",
+                                            "dilution_full",
+                                            "dilution",
+                                            "entropy_full",
+                                            "entropy",
+                                            "oracle_overlap",
+                                            "recall_bytes_per_step"};
+  REQUIRE(names.size() > leading.size());
+  CHECK(std::equal(leading.begin(), leading.end(), names.begin()));
+  RunRow row;
+  row[Metric::kept_bytes] = 4096;
+  CHECK(cells(row).size() == names.size());
+  CHECK(cells(row)[5] == "4096");
+  CHECK(cells(row)[6].empty());
+}
+
+TEST_CASE("the table is aligned, sorted by error, and shows shares before entries") {
+  std::vector<RunRow> rows;
+  const auto add = [&rows](const char* sequence, const char* policy, const char* budget, double error) {
+    RunRow& row = rows.emplace_back();
+    row.trace = "t.h5";
+    row.sequence = sequence;
+    row.policy = policy;
+    row.budget = budget;
+    row[Metric::output_error] = error;
+  };
+  for (const char* sequence : {"0", "1"}) {
+    add(sequence, "random", "512", 0.5);
+    add(sequence, "random", "0.5", 0.7);
+    add(sequence, "tova", "0.50", sequence[0] == '0' ? 0.1 : 0.3);
+  }
+  const std::string table = output_error_table(rows);
+  CHECK(table ==
+        "Relative output error per head, mean ± 95 % interval over 2 sequences, by budget:\n\n"
+        "policy             0.5             512\n"
+        "tova    0.2000 ±1.2706               -\n"
+        "random  0.7000 ±0.0000  0.5000 ±0.0000\n");
+  CHECK(output_error_table({}).empty());
+}

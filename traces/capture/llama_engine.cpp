@@ -1,0 +1,177 @@
+#include "traces/capture/llama_engine.h"
+
+#include <fmt/format.h>
+#include <llama.h>
+
+#include <algorithm>
+#include <array>
+#include <mutex>
+#include <utility>
+
+#include "traces/error.h"
+
+namespace evictsim::traces::capture {
+namespace {
+
+// The engine's log is global, so its last complaint is kept globally too.
+std::mutex log_mutex;
+std::string last_error;
+
+void keep_errors(ggml_log_level level, const char* text, void*) {
+  if (level != GGML_LOG_LEVEL_ERROR) return;
+  const std::scoped_lock lock(log_mutex);
+  // The first of several lines is the cause; what follows repeats it on the way out.
+  if (!last_error.empty()) return;
+  last_error = text;
+  while (!last_error.empty() && (last_error.back() == '\n' || last_error.back() == ' ')) last_error.pop_back();
+  for (char& letter : last_error) {
+    if (letter == '\n') letter = ' ';
+  }
+}
+
+std::string take_last_error() {
+  const std::scoped_lock lock(log_mutex);
+  return std::exchange(last_error, {});
+}
+
+ErrorContext context_of(const GgufFile& file) { return {.file = file.path().string()}; }
+
+void start_engine() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    llama_log_set(keep_errors, nullptr);
+    ggml_backend_load_all();
+    llama_backend_init();
+  });
+  take_last_error();
+}
+
+}  // namespace
+
+LlamaModel::LlamaModel(const GgufFile& file) : model_(nullptr, llama_model_free) {
+  start_engine();
+  llama_model_params parameters = llama_model_default_params();
+  parameters.n_gpu_layers = 0;
+  model_.reset(llama_model_load_from_file(file.path().c_str(), parameters));
+  if (model_ == nullptr) {
+    throw Error(
+        ErrorCode::unsupported,
+        fmt::format("llama.cpp cannot load this model (architecture '{}'): {}", file.architecture(), take_last_error()),
+        context_of(file));
+  }
+  vocab_ = llama_model_get_vocab(model_.get());
+  const char* reason = nullptr;
+  if (!llama_model_has_decoder(model_.get()) || llama_model_has_encoder(model_.get()))
+    reason = "it is not a decoder-only model";
+  if (llama_model_is_recurrent(model_.get()) || llama_model_is_hybrid(model_.get())) reason = "it has recurrent layers";
+  if (llama_model_is_diffusion(model_.get())) reason = "it is a diffusion model";
+  if (reason != nullptr) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("architecture '{}' cannot be captured: {}", file.architecture(), reason), context_of(file));
+  }
+}
+
+int LlamaModel::vocabulary() const { return llama_vocab_n_tokens(vocab_); }
+
+int LlamaModel::context_length() const { return llama_model_n_ctx_train(model_.get()); }
+
+bool LlamaModel::ends_generation(std::int32_t token) const { return llama_vocab_is_eog(vocab_, token); }
+
+std::vector<std::int32_t> LlamaModel::tokenize(const std::string& text, bool beginning, bool special) const {
+  if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE) {
+    throw Error(ErrorCode::unsupported, "the model file holds no tokenizer; give token ids instead of text");
+  }
+  const auto length = static_cast<std::int32_t>(text.size());
+  const std::int32_t needed = -llama_tokenize(vocab_, text.data(), length, nullptr, 0, beginning, special);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(std::max(needed, 0)));
+  if (!tokens.empty()) llama_tokenize(vocab_, text.data(), length, tokens.data(), needed, beginning, special);
+  return tokens;
+}
+
+std::string LlamaModel::piece(std::int32_t token) const {
+  if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE) return {};
+  std::array<char, 256> buffer{};
+  const std::int32_t size =
+      llama_token_to_piece(vocab_, token, buffer.data(), static_cast<std::int32_t>(buffer.size()), 0, true);
+  if (size >= 0) return {buffer.data(), static_cast<std::size_t>(size)};
+  std::string text(static_cast<std::size_t>(-size), '\0');
+  llama_token_to_piece(vocab_, token, text.data(), -size, 0, true);
+  return text;
+}
+
+std::string LlamaModel::apply_chat_template(const std::string& system, const std::string& user) const {
+  const char* chat_template = llama_model_chat_template(model_.get(), nullptr);
+  if (chat_template == nullptr) throw Error(ErrorCode::unsupported, "the model file holds no chat template");
+  std::vector<llama_chat_message> messages;
+  if (!system.empty()) messages.push_back({.role = "system", .content = system.c_str()});
+  messages.push_back({.role = "user", .content = user.c_str()});
+  std::string text(2 * (system.size() + user.size()) + 1024, '\0');
+  const auto apply = [&] {
+    return llama_chat_apply_template(chat_template, messages.data(), messages.size(), true, text.data(),
+                                     static_cast<std::int32_t>(text.size()));
+  };
+  std::int32_t size = apply();
+  if (size > static_cast<std::int32_t>(text.size())) {
+    text.resize(static_cast<std::size_t>(size));
+    size = apply();
+  }
+  if (size < 0) throw Error(ErrorCode::unsupported, "llama.cpp does not know this model's chat template");
+  text.resize(static_cast<std::size_t>(size));
+  return text;
+}
+
+LlamaContext::LlamaContext(const LlamaModel& model, const EngineSettings& settings, std::int32_t length,
+                           NodeCollector* collector)
+    : context_(nullptr, llama_free), vocabulary_(static_cast<std::size_t>(model.vocabulary())) {
+  llama_context_params parameters = llama_context_default_params();
+  parameters.n_ctx = static_cast<std::uint32_t>(length);
+  // One decode call is one forward step: llama.cpp has no reason to split or reorder its rows.
+  parameters.n_batch = static_cast<std::uint32_t>(settings.ubatch);
+  parameters.n_ubatch = static_cast<std::uint32_t>(settings.ubatch);
+  parameters.n_seq_max = 1;
+  parameters.n_threads = settings.threads;
+  parameters.n_threads_batch = settings.threads;
+  parameters.flash_attn_type = settings.flash_attention == FlashAttention::on    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
+                               : settings.flash_attention == FlashAttention::off ? LLAMA_FLASH_ATTN_TYPE_DISABLED
+                                                                                 : LLAMA_FLASH_ATTN_TYPE_AUTO;
+  parameters.type_k = parameters.type_v = settings.cache_type == CacheType::float32 ? GGML_TYPE_F32 : GGML_TYPE_F16;
+  if (collector != nullptr) {
+    parameters.cb_eval = &NodeCollector::on_node;
+    parameters.cb_eval_user_data = collector;
+  }
+  take_last_error();
+  context_.reset(llama_init_from_model(model.get(), parameters));
+  if (context_ == nullptr) {
+    throw Error(ErrorCode::unsupported, "llama.cpp refused these settings: " + take_last_error());
+  }
+}
+
+std::span<const float> LlamaContext::decode(std::span<const std::int32_t> tokens, std::int32_t first) {
+  const auto count = static_cast<std::int32_t>(tokens.size());
+  const std::unique_ptr<llama_batch, void (*)(llama_batch*)> batch(new llama_batch(llama_batch_init(count, 0, 1)),
+                                                                   [](llama_batch* owned) {
+                                                                     llama_batch_free(*owned);
+                                                                     delete owned;
+                                                                   });
+  batch->n_tokens = count;
+  for (std::int32_t i = 0; i < count; ++i) {
+    batch->token[i] = tokens[static_cast<std::size_t>(i)];
+    batch->pos[i] = first + i;
+    batch->n_seq_id[i] = 1;
+    batch->seq_id[i][0] = 0;
+    // Logits for every row: otherwise the last layer computes only the last row's residual stream.
+    batch->logits[i] = 1;
+  }
+  take_last_error();
+  if (const int status = llama_decode(context_.get(), *batch); status != 0) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("llama.cpp failed to run the model (status {}): {}", status, take_last_error()));
+  }
+  return {llama_get_logits(context_.get()), tokens.size() * vocabulary_};
+}
+
+void LlamaContext::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
+
+std::string engine_system_information() { return llama_print_system_info(); }
+
+}  // namespace evictsim::traces::capture

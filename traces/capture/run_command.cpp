@@ -1,0 +1,197 @@
+#include "traces/capture/run_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <sstream>
+
+#include "traces/capture/llama_capture.h"
+#include "traces/error.h"
+
+namespace evictsim::traces::capture {
+namespace {
+
+// Options as typed, before files are read.
+struct Arguments {
+  CapturePlan plan;
+  std::string prompt_file, tokens_file, continuation_file, continuation_tokens_file, output;
+  std::vector<std::string> layers, spans;
+  std::string query_rows = "all";
+  std::vector<int> full_query_layers;
+  std::string task;
+  double tolerance = 0;
+  bool no_output_weights = false;
+  bool no_check = false;
+};
+
+std::string read_text(const std::string& path) {
+  const ErrorContext where{.file = path};
+  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  if (std::filesystem::is_directory(path))
+    throw Error(ErrorCode::invalid_argument, "a text file is needed, this is a directory", where);
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) {
+    const bool exists = std::filesystem::exists(path);
+    throw Error(exists ? ErrorCode::permission_denied : ErrorCode::file_not_found,
+                exists ? "the file cannot be read" : "the file does not exist", where);
+  }
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+std::vector<std::int32_t> read_tokens(const std::string& path) {
+  std::istringstream stream(read_text(path));
+  std::vector<std::int32_t> tokens;
+  for (std::string word; stream >> word;) {
+    std::int32_t token = 0;
+    const auto [end, failure] = std::from_chars(word.data(), word.data() + word.size(), token);
+    if (failure != std::errc{} || end != word.data() + word.size()) {
+      throw Error(ErrorCode::invalid_argument, "token ids are whole numbers with blanks between them",
+                  {.file = path, .value = word});
+    }
+    tokens.push_back(token);
+  }
+  if (tokens.empty()) {
+    throw Error(ErrorCode::invalid_argument, "the file holds no token ids", {.file = path});
+  }
+  return tokens;
+}
+
+std::vector<int> parse_layers(const std::vector<std::string>& words) {
+  std::vector<int> layers;
+  if (words.size() == 1 && words.front() == "all") return layers;
+  for (const std::string& word : words) {
+    int layer = 0;
+    const auto [end, failure] = std::from_chars(word.data(), word.data() + word.size(), layer);
+    if (failure != std::errc{} || end != word.data() + word.size()) {
+      throw Error(ErrorCode::invalid_argument, "layers are 'all' or numbers with commas between them",
+                  {.parameter = "layers", .value = word});
+    }
+    layers.push_back(layer);
+  }
+  return layers;
+}
+
+void complete_plan(Arguments& arguments, const CLI::App& command) {
+  CapturePlan& plan = arguments.plan;
+  plan.record.layers = parse_layers(arguments.layers);
+  plan.record.query_rows = parse_query_rows(arguments.query_rows);
+  plan.record.query_rows.full_layers = arguments.full_query_layers;
+  plan.record.output_weights = !arguments.no_output_weights;
+  plan.record.check = !arguments.no_check;
+  if (command.count("--tolerance") > 0) plan.record.tolerance = arguments.tolerance;
+  if (!arguments.task.empty()) plan.sequence.task = arguments.task;
+  for (const std::string& span : arguments.spans) plan.sequence.spans.push_back(parse_span(span));
+  if (!arguments.prompt_file.empty()) plan.sequence.prompt = read_text(arguments.prompt_file);
+  if (!arguments.tokens_file.empty()) plan.sequence.prompt_tokens = read_tokens(arguments.tokens_file);
+  if (!arguments.continuation_file.empty()) plan.sequence.continuation = read_text(arguments.continuation_file);
+  if (!arguments.continuation_tokens_file.empty()) {
+    plan.sequence.continuation_tokens = read_tokens(arguments.continuation_tokens_file);
+  }
+}
+
+void print_report(const CaptureReport& report, const Arguments& arguments) {
+  fmt::print("{}: {} prompt + {} decode tokens, {} bytes\n", arguments.output, report.prompt_length,
+             report.length - report.prompt_length, std::filesystem::file_size(arguments.output));
+  if (!report.continuation.empty()) fmt::print("decoded: {}\n", report.continuation);
+  const auto print_speed = [](const char* name, const Speed& speed) {
+    fmt::print("{}: {:.1f} tokens/s prefill, {:.1f} tokens/s decode\n", name, speed.prefill, speed.decode);
+  };
+  print_speed("captured and written", report.captured);
+  if (report.uncaptured) print_speed("without capture", *report.uncaptured);
+  if (report.overhead) fmt::print("capture_overhead: {:.3f}\n", *report.overhead);
+  if (!report.check) {
+    fmt::print("check: none\n");
+    return;
+  }
+  fmt::print(
+      "check: {} rows, attention from the trace against the engine's: largest relative error {:.2e} (layer {}, row "
+      "{}), "
+      "mean {:.2e}, tolerance {:.0e}\n",
+      report.check->compared, report.check->largest, report.check->layer, report.check->row, report.check->mean,
+      report.tolerance);
+}
+
+void run(Arguments& arguments, const CLI::App& command) {
+  complete_plan(arguments, command);
+  LlamaCapture capture(arguments.plan);
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const CaptureReport report = capture.run(arguments.output, [&](std::int32_t done, std::int32_t length) {
+    if (terminal) fmt::print(stderr, "\r{} of {} tokens{}", done, length, done == length ? "\n" : "");
+  });
+  print_report(report, arguments);
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app) {
+  auto* command = app.add_subcommand("run", "Run a GGUF model over a prompt and write a trace");
+  const auto arguments = std::make_shared<Arguments>();
+  CapturePlan& plan = arguments->plan;
+  command->add_option("--model", plan.model, "GGUF model file")->required();
+  command->add_option("-o,--output", arguments->output, "trace file to write")->required();
+
+  auto* prompt = command->add_option_group("prompt", "What the model reads (exactly one)");
+  prompt->add_option("--prompt", arguments->prompt_file, "text file, - for standard input");
+  prompt->add_option("--prompt-tokens", arguments->tokens_file, "file of token ids instead of text");
+  prompt->require_option(1);
+  command->add_flag("--chat-template", plan.sequence.chat_template,
+                    "wrap the prompt as a user message in the model's template");
+  command->add_option("--system", plan.sequence.system, "system message for --chat-template");
+  command
+      ->add_option(
+          "--span", arguments->spans,
+          "KIND=SNIPPET or KIND=tokens:FIRST:END, KIND one of evidence, question, document, turn, image; repeatable")
+      ->allow_extra_args(false);
+  command->add_option("--task", arguments->task, "name of the task, kept in the trace");
+
+  auto* decode =
+      command->add_option("--decode", plan.sequence.decode, "tokens to decode greedily")->capture_default_str();
+  command->add_flag("--ignore-end", plan.sequence.ignore_end, "go on decoding behind the model's end of answer");
+  auto* forced = command->add_option("--continuation", arguments->continuation_file,
+                                     "text file to decode instead (teacher forcing)");
+  auto* forced_tokens =
+      command->add_option("--continuation-tokens", arguments->continuation_tokens_file, "the same as token ids");
+  forced->excludes(decode)->excludes(forced_tokens);
+  forced_tokens->excludes(decode);
+
+  command->add_option("--layers", arguments->layers, "layers to capture: all, or numbers with commas")
+      ->delimiter(',')
+      ->default_str("all");
+  command->add_option("--q-rows", arguments->query_rows, "rows of q to keep: all, or window:N+decode")
+      ->capture_default_str();
+  command->add_option("--q-all-layers", arguments->full_query_layers, "layers that keep all rows of q even so")
+      ->delimiter(',');
+  const std::map<std::string, TensorType> types = {
+      {"f16", TensorType::float16}, {"bf16", TensorType::bfloat16}, {"f32", TensorType::float32}};
+  command->add_option("--dtype", plan.record.tensor_type, "f16 (default), bf16 or f32")
+      ->transform(CLI::CheckedTransformer(types));
+  command->add_flag("--x", plan.record.hidden, "also record x, the residual stream entering every captured layer");
+  command->add_flag("--no-w-o", arguments->no_output_weights, "leave out W_O (there is no check then)");
+  command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text in the trace");
+
+  const std::map<std::string, CacheType> caches = {{"f16", CacheType::float16}, {"f32", CacheType::float32}};
+  command->add_option("--cache-type", plan.engine.cache_type, "the engine's KV cache: f16 (default) or f32")
+      ->transform(CLI::CheckedTransformer(caches));
+  const std::map<std::string, FlashAttention> modes = {
+      {"auto", FlashAttention::automatic}, {"on", FlashAttention::on}, {"off", FlashAttention::off}};
+  command->add_option("--flash-attention", plan.engine.flash_attention, "auto (default), on or off")
+      ->transform(CLI::CheckedTransformer(modes));
+  command->add_option("--threads", plan.engine.threads, "threads of the engine")->capture_default_str();
+  command->add_option("--ubatch", plan.engine.ubatch, "prompt tokens per forward step")->capture_default_str();
+
+  command->add_flag("--no-check", arguments->no_check, "do not compare attention from the trace with the engine's own");
+  command->add_option("--tolerance", arguments->tolerance,
+                      "largest relative error of the check (default 2e-2; 1e-5 if all is float32)");
+  command->add_flag("--measure-overhead", plan.record.measure_overhead,
+                    "run twice more to measure and record the cost of capturing");
+  command->callback([arguments, command] { run(*arguments, *command); });
+}
+
+}  // namespace evictsim::traces::capture

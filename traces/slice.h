@@ -1,0 +1,27 @@
+#pragma once
+/// \file
+/// Copies a part of a trace into a new one, bit for bit in its stored types.
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace evictsim::traces {
+
+/// What is kept. Empty lists keep all; lists must be strictly ascending.
+struct SliceOptions {
+  std::vector<int> layers;             ///< indices in the model
+  std::vector<int> kv_heads;           ///< each with its group of query heads and their columns of w_o
+  std::vector<std::string> sequences;  ///< names; "0" and "000000" mean the same
+  std::int32_t first_row = 0;          ///< token rows [first_row, last_row) of every sequence
+  std::optional<std::int32_t> last_row;
+};
+
+/// Writes the slice to `output`, sealed atomically. `num_layers` and `hidden_size` stay those of the model, head counts
+/// are those kept. Rows beyond a sequence's end are no error, a sequence without any row in the range is. prompt_length
+/// becomes the number of prompt rows kept, at least 1. Throws Error.
+void slice(const std::filesystem::path& input, const std::filesystem::path& output, const SliceOptions& options);
+
+}  // namespace evictsim::traces

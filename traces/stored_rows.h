@@ -1,0 +1,48 @@
+#pragma once
+/// \file
+/// Reads rows of a dataset in its stored type. Chunks are decoded here instead of by HDF5, whose pipeline does not hold
+/// the size of a decoded chunk against the size it expects; and here they are decoded without the lock. Internal.
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "traces/hdf5_handle.h"
+
+namespace evictsim::traces::hdf5 {
+
+class StoredRows {
+ public:
+  /// Throws what makes the dataset unreadable. `dataset` must outlive this object.
+  explicit StoredRows(const Node& dataset);
+
+  [[nodiscard]] const std::vector<std::size_t>& shape() const { return shape_; }
+  [[nodiscard]] std::size_t rows() const { return shape_.empty() ? 1 : shape_[0]; }
+  [[nodiscard]] std::size_t row_bytes() const { return row_bytes_; }
+  /// Rows that are best read together.
+  [[nodiscard]] std::size_t chunk_rows() const { return chunk_.empty() ? 1 : chunk_[0]; }
+  /// Reads rows [first, first + count) of the first axis. Throws not_a_trace when they are damaged.
+  void read(std::size_t first, std::size_t count, std::byte* buffer);
+
+ private:
+  void read_chunk(const std::vector<std::size_t>& origin);
+  void reverse_filters(std::uint32_t skipped);
+  void copy_from_chunk(const std::vector<std::size_t>& origin, std::size_t first, std::size_t count,
+                       std::byte* buffer) const;
+  [[nodiscard]] Error damaged() const;
+
+  const Node& dataset_;
+  std::vector<std::size_t> shape_, chunk_;  ///< chunk_ is empty for a dataset without chunks
+  std::size_t element_ = 0, row_bytes_ = 0, chunk_bytes_ = 0;
+  /// Trailing axes that a chunk covers whole are one with the axis before them: `axes_` are left, with steps of
+  /// `step_bytes_` along the last.
+  std::size_t axes_ = 0, step_bytes_ = 0;
+  std::vector<H5Z_filter_t> filters_;
+  std::vector<std::byte> bytes_, scratch_;  ///< the chunk at hand
+};
+
+/// All values, widened. Throws wrong_type for other classes of types.
+std::vector<std::int64_t> read_integers(const Node& dataset);
+std::vector<double> read_reals(const Node& dataset);
+
+}  // namespace evictsim::traces::hdf5

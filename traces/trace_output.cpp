@@ -1,0 +1,78 @@
+#include "traces/trace_output.h"
+
+#include <algorithm>
+
+namespace evictsim::traces {
+
+using hdf5::Node;
+
+namespace {
+
+std::vector<std::int32_t> flatten(const std::vector<Span>& spans) {
+  std::vector<std::int32_t> values;
+  for (const Span& span : spans) values.insert(values.end(), {span.first, span.last});
+  return values;
+}
+
+}  // namespace
+
+void write_header(const Node& root, const Node& model, const Header& header) {
+  for (const auto& [name, text] : header.extra) root.set_attribute(name, text);
+  root.set_attribute("format", std::string(format_name));
+  root.set_attribute("format_version", std::int64_t{format_version});
+  root.set_attribute("model", header.model);
+  root.set_attribute("engine", header.engine);
+  root.set_attribute("engine_version", header.engine_version);
+  root.set_attribute("created", header.created);
+  root.set_attribute("num_layers", std::int64_t{header.num_layers});
+  root.set_attribute("num_query_heads", std::int64_t{header.num_query_heads});
+  root.set_attribute("num_kv_heads", std::int64_t{header.num_kv_heads});
+  root.set_attribute("head_dim", std::int64_t{header.head_dim});
+  root.set_attribute("hidden_size", std::int64_t{header.hidden_size});
+  root.set_attribute("vocab_size", std::int64_t{header.vocab_size});
+  root.set_attribute("attention_scale", header.attention_scale);
+  root.set_attribute("logit_softcap", header.logit_softcap);
+  root.set_attribute("rope_theta", header.rope_theta);
+  root.set_attribute("rope_attention_scaling", header.rope_attention_scaling);
+  root.set_attribute("rope_layout", std::string(to_string(header.rope_layout)));
+  if (header.rotary_dim) root.set_attribute("rotary_dim", std::int64_t{*header.rotary_dim});
+  if (header.norm_epsilon) root.set_attribute("norm_epsilon", *header.norm_epsilon);
+  if (header.norm_kind) root.set_attribute("norm_kind", std::string(to_string(*header.norm_kind)));
+  if (header.dropped_rows) root.set_attribute("dropped_rows", *header.dropped_rows);
+  if (header.capture_overhead) root.set_attribute("capture_overhead", *header.capture_overhead);
+  model.write_integers("layers", {header.layers.size()}, header.layers);
+  model.write_reals("inv_freq", header.inv_freq);
+  if (!header.sliding_window.empty()) {
+    model.write_integers("sliding_window", {header.sliding_window.size()}, header.sliding_window);
+  }
+  if (!header.sensitivity.empty()) {
+    model.write_reals("sensitivity", header.sensitivity);
+    const Node dataset = model.dataset("sensitivity");
+    for (const auto& [name, text] : header.sensitivity_attributes) dataset.set_attribute(name, text);
+  }
+}
+
+void write_sequence_info(const Node& sequence, const SequenceInfo& info) {
+  sequence.set_attribute("prompt_length", std::int64_t{info.prompt_length});
+  sequence.set_attribute("length", std::int64_t{info.length});
+  if (info.request_id) sequence.set_attribute("request_id", *info.request_id);
+  if (info.task) sequence.set_attribute("task", *info.task);
+  if (info.text) sequence.set_attribute("text", *info.text);
+  sequence.write_integers("positions", {info.positions.size()}, info.positions);
+  if (info.spans.empty()) return;
+  const Node group = sequence.create_group("spans");
+  for (const auto& [kind, spans] : info.spans) group.write_integers(kind, {spans.size(), 2}, flatten(spans));
+}
+
+void write_second_pass_rows(const Node& group, const SecondPass& rows) {
+  group.write_integers("positions", {rows.positions.size()}, rows.positions);
+  group.write_integers("chunk", {rows.chunk.size(), 2}, flatten(rows.chunk));
+}
+
+std::size_t rows_per_chunk(std::size_t row_bytes) {
+  constexpr std::size_t chunk_bytes = std::size_t{512} << 10;
+  constexpr std::size_t least_rows = 16;
+  return std::max(least_rows, chunk_bytes / row_bytes);
+}
+
+}  // namespace evictsim::traces

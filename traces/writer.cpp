@@ -1,0 +1,433 @@
+#include "traces/writer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "traces/half.h"
+#include "traces/sealed_file.h"
+#include "traces/trace_file.h"
+#include "traces/trace_output.h"
+
+namespace evictsim::traces {
+namespace {
+
+using hdf5::Guard;
+using hdf5::Node;
+
+std::size_t product(const std::vector<std::size_t>& shape, std::size_t first = 0) {
+  std::size_t count = 1;
+  for (std::size_t axis = first; axis < shape.size(); ++axis) count *= shape[axis];
+  return count;
+}
+
+void convert(std::span<const float> values, TensorType type, std::byte* bytes) {
+  switch (type) {
+    case TensorType::float16:
+      floats_to_halves(values.data(), reinterpret_cast<std::uint16_t*>(bytes), values.size());
+      return;
+    case TensorType::bfloat16:
+      floats_to_bfloats(values.data(), reinterpret_cast<std::uint16_t*>(bytes), values.size());
+      return;
+    case TensorType::float32:
+      std::copy_n(reinterpret_cast<const std::byte*>(values.data()), values.size_bytes(), bytes);
+      return;
+  }
+}
+
+/// NaN, infinity and what rounds to infinity may not enter a tensor.
+void require_storable(std::span<const float> values, TensorType type, const Node& dataset) {
+  // Halfway between the largest float16 (or bfloat16) and what would be the next: from there values round to infinity.
+  const float limit = type == TensorType::float16    ? 65520.0F
+                      : type == TensorType::bfloat16 ? std::bit_cast<float>(0x7f7f8000U)
+                                                     : std::numeric_limits<float>::infinity();
+  for (const float value : values) {
+    if (std::abs(value) < limit) continue;
+    throw dataset.error(ErrorCode::invalid_value,
+                        fmt::format("must be finite and within the range of {}", to_string(type)),
+                        fmt::format("{}", value));
+  }
+}
+
+/// A dataset that grows by rows. Rows are gathered until they fill chunks, so that each chunk is written once.
+class Stream {
+ public:
+  Stream(const Node& group, const std::string& name, std::vector<std::size_t> row_shape, const WriterOptions& options)
+      : type_(options.tensor_type), shape_(std::move(row_shape)) {
+    shape_.insert(shape_.begin(), 0);
+    row_elements_ = product(shape_, 1);
+    row_bytes_ = row_elements_ * hdf5::element_size(type_);
+    chunk_rows_ = rows_per_chunk(row_bytes_);
+    std::vector<std::size_t> chunk = shape_;
+    chunk[0] = chunk_rows_;
+    dataset_ = group.create_dataset(name, hdf5::tensor_type(type_).get(), shape_, chunk, options.compress);
+  }
+
+  [[nodiscard]] std::size_t row_elements() const { return row_elements_; }
+  [[nodiscard]] std::size_t rows() const { return shape_[0] + pending_.size() / row_bytes_; }
+  [[nodiscard]] const Node& dataset() const { return dataset_; }
+
+  void append(std::span<const float> values) {
+    if (values.size() % row_elements_ != 0) {
+      throw dataset_.error(ErrorCode::wrong_shape, fmt::format("must get whole rows of {} values", row_elements_),
+                           fmt::format("{} values", values.size()));
+    }
+    require_storable(values, type_, dataset_);
+    std::size_t rows = values.size() / row_elements_;
+    for (const float* source = values.data(); rows > 0;) {
+      const std::size_t used = pending_.size();
+      const std::size_t taken = std::min(rows, chunk_rows_ - used / row_bytes_);
+      pending_.resize(used + taken * row_bytes_);
+      convert({source, taken * row_elements_}, type_, pending_.data() + used);
+      source += taken * row_elements_;
+      rows -= taken;
+      if (pending_.size() == chunk_rows_ * row_bytes_) flush();
+    }
+  }
+
+  void flush() {
+    const std::size_t count = pending_.size() / row_bytes_;
+    if (count == 0) return;
+    const std::size_t first = shape_[0];
+    shape_[0] += count;
+    dataset_.resize(shape_);
+    dataset_.write_rows(shape_, first, count, pending_.data());
+    pending_.clear();
+  }
+
+ private:
+  TensorType type_;
+  std::vector<std::size_t> shape_;
+  std::size_t row_elements_ = 0;
+  std::size_t row_bytes_ = 0;
+  std::size_t chunk_rows_ = 0;
+  Node dataset_;
+  std::vector<std::byte> pending_;
+};
+
+}  // namespace
+
+struct Writer::Impl {
+  struct Layer {
+    Node group;
+    std::unique_ptr<Stream> k, v, q, x, second_pass_q;
+    std::vector<std::int32_t> query_rows;
+  };
+
+  Impl(const std::filesystem::path& path, const Header& wanted, const WriterOptions& chosen)
+      : options(chosen), header(wanted), file(path) {
+    const Guard guard;
+    model = file.root().create_group("model");
+    sequences = file.root().create_group("sequences");
+    write_header(file.root(), model, header);
+  }
+
+  WriterOptions options;
+  Header header;
+  SealedFile file;
+  Node model, sequences;
+  std::map<int, Node> layer_groups;
+
+  // The open sequence.
+  bool open = false;
+  SequenceInfo info;
+  Node sequence;
+  std::map<int, Layer> layers;
+  std::map<Channel, std::vector<float>> channels;
+  std::optional<SecondPass> second_pass;
+  Node second_pass_group;
+  std::set<std::string> used_names;
+
+  void close() {
+    layers.clear();
+    second_pass_group.close();
+    sequence.close();
+    layer_groups.clear();
+    sequences.close();
+    model.close();
+  }
+
+  [[nodiscard]] Error misuse(const std::string& message) const {
+    return {ErrorCode::invalid_argument, message, {.file = file.path().string()}};
+  }
+
+  void require_open(bool wanted) const {
+    if (file.sealed()) throw misuse("the trace is sealed: nothing can be added");
+    if (wanted && !open) throw misuse("begin_sequence must come first");
+    if (!wanted && open) throw misuse("end_sequence must come first");
+  }
+
+  void require_layer(int layer) const {
+    if (!std::binary_search(header.layers.begin(), header.layers.end(), layer)) {
+      throw misuse(fmt::format("layer {} is not in the header's layers", layer));
+    }
+  }
+
+  Layer& layer(int index) {
+    require_open(true);
+    require_layer(index);
+    return layers[index];
+  }
+
+  [[nodiscard]] std::vector<std::size_t> kv_row() const {
+    return {static_cast<std::size_t>(header.num_kv_heads), static_cast<std::size_t>(header.head_dim)};
+  }
+  [[nodiscard]] std::vector<std::size_t> query_row() const {
+    return {static_cast<std::size_t>(header.num_query_heads), static_cast<std::size_t>(header.head_dim)};
+  }
+
+  void write_whole(const Node& group, const char* name, const std::vector<std::size_t>& shape,
+                   std::span<const float> values) const {
+    const Node dataset = group.create_dataset(name, hdf5::tensor_type(options.tensor_type).get(), shape);
+    if (values.size() != product(shape)) {
+      throw dataset.error(ErrorCode::wrong_shape, fmt::format("must have {} values", product(shape)),
+                          fmt::format("{} values", values.size()));
+    }
+    require_storable(values, options.tensor_type, dataset);
+    std::vector<std::byte> bytes(values.size() * hdf5::element_size(options.tensor_type));
+    convert(values, options.tensor_type, bytes.data());
+    dataset.write_rows(shape, 0, shape[0], bytes.data());
+  }
+
+  void require_valid_info() const {
+    const auto check = [this](bool holds, const char* name, const char* rule) {
+      if (!holds) throw sequence.error(ErrorCode::invalid_value, fmt::format("{} {}", name, rule));
+    };
+    check(info.length >= 1, "length", "must be at least 1");
+    check(info.prompt_length >= 1 && info.prompt_length <= info.length, "prompt_length",
+          "must be between 1 and length");
+    check(info.positions.size() == static_cast<std::size_t>(info.length), "positions", "must have one value per token");
+    check(info.positions.front() >= 0, "positions", "must not be negative");
+    check(std::adjacent_find(info.positions.begin(), info.positions.end(), std::greater_equal<>()) ==
+              info.positions.end(),
+          "positions", "must be strictly increasing");
+    const auto inside = [this](const Span& span) {
+      return 0 <= span.first && span.first <= span.last && span.last <= info.length;
+    };
+    for (const auto& [kind, spans] : info.spans) {
+      check(std::find(span_kinds.begin(), span_kinds.end(), kind) != span_kinds.end(), kind.c_str(),
+            "is no span kind of the format");
+      check(std::all_of(spans.begin(), spans.end(), inside), kind.c_str(), "spans must lie within [0, length]");
+    }
+    if (!second_pass) return;
+    check(second_pass->positions.size() == second_pass->chunk.size(), "second_pass", "needs one chunk per position");
+    check(std::all_of(second_pass->chunk.begin(), second_pass->chunk.end(), inside), "second_pass/chunk",
+          "must lie within [0, length]");
+  }
+
+  void write_channels() const {
+    if (!channels.contains(Channel::token_ids)) {
+      throw sequence.error(ErrorCode::missing_data, "token_ids must be written");
+    }
+    for (const auto& [channel, values] : channels) {
+      const std::vector<std::size_t> shape = channel_shape(channel, header, static_cast<std::size_t>(info.length));
+      if (values.size() != product(shape)) {
+        throw sequence.error(
+            ErrorCode::wrong_shape,
+            fmt::format("{} must have shape {}, {} values", to_string(channel), channel_axes(channel), product(shape)),
+            fmt::format("{} values", values.size()));
+      }
+      if (channel != Channel::token_ids) {
+        const Node dataset = sequence.create_dataset(to_string(channel), H5T_IEEE_F32LE, shape);
+        dataset.write_rows(shape, 0, shape[0], values.data());
+        continue;
+      }
+      std::vector<std::int32_t> tokens(values.size());
+      for (std::size_t index = 0; index < values.size(); ++index) {
+        if (!(values[index] >= 0 && values[index] < static_cast<float>(header.vocab_size))) {
+          throw sequence.error(ErrorCode::invalid_value,
+                               "token_ids must lie inside the vocabulary, 0 to vocab_size - 1",
+                               fmt::format("{}", values[index]));
+        }
+        tokens[index] = static_cast<std::int32_t>(values[index]);
+      }
+      sequence.write_integers("token_ids", shape, tokens);
+    }
+  }
+
+  /// Completes one stream and checks its rows.
+  void finish(const std::unique_ptr<Stream>& stream, const Node& group, const char* name, std::size_t rows) const {
+    if (!stream) throw group.error(ErrorCode::missing_data, fmt::format("{} must be written", name));
+    stream->flush();
+    if (stream->rows() == rows) return;
+    throw stream->dataset().error(ErrorCode::wrong_shape, fmt::format("must have {} rows", rows),
+                                  fmt::format("{} rows", stream->rows()));
+  }
+
+  void finish_layer(int index) {
+    const auto length = static_cast<std::size_t>(info.length);
+    Layer& entry = layers[index];
+    if (entry.group.id() < 0) throw sequence.error(ErrorCode::missing_data, layer_name(index) + " must be written");
+    finish(entry.k, entry.group, "k", length);
+    finish(entry.v, entry.group, "v", length);
+    if (entry.x) finish(entry.x, entry.group, "x", length);
+    if (entry.second_pass_q) finish(entry.second_pass_q, entry.group, "second_pass", second_pass->positions.size());
+    if (!entry.q) entry.q = std::make_unique<Stream>(entry.group, "q", query_row(), options);
+    finish(entry.q, entry.group, "q", entry.query_rows.size());
+    if (!entry.query_rows.empty() && entry.query_rows.back() >= info.length) {
+      throw entry.group.error(ErrorCode::invalid_value, "q_rows must lie between 0 and length - 1",
+                              std::to_string(entry.query_rows.back()));
+    }
+    // Ascending rows within [0, length) that are as many as the tokens are all of them.
+    if (entry.query_rows.size() != length) {
+      entry.group.write_integers("q_rows", {entry.query_rows.size()}, entry.query_rows);
+    }
+  }
+
+  void end() {
+    require_open(true);
+    require_valid_info();
+    write_sequence_info(sequence, info);
+    if (second_pass) write_second_pass_rows(second_pass_group, *second_pass);
+    write_channels();
+    for (const int index : header.layers) finish_layer(index);
+    layers.clear();
+    channels.clear();
+    second_pass.reset();
+    second_pass_group.close();
+    sequence.close();
+    open = false;
+  }
+};
+
+Writer::Writer(const std::filesystem::path& path, const Header& header, const WriterOptions& options) {
+  require_valid(header, path.string());
+  impl_ = std::make_unique<Impl>(path, header, options);
+}
+Writer::Writer(Writer&&) noexcept = default;
+Writer& Writer::operator=(Writer&&) noexcept = default;
+Writer::~Writer() = default;
+
+void Writer::write_weight(int layer, LayerWeight weight, std::span<const float> values) {
+  const Guard guard;
+  if (impl_->file.sealed()) throw impl_->misuse("the trace is sealed: nothing can be added");
+  impl_->require_layer(layer);
+  Node& group = impl_->layer_groups[layer];
+  if (group.id() < 0) group = impl_->model.create_group(layer_name(layer));
+  impl_->write_whole(group, to_string(weight), weight_shape(weight, impl_->header), values);
+}
+
+void Writer::write_model_tensor(ModelTensor tensor, std::span<const float> values) {
+  const Guard guard;
+  if (impl_->file.sealed()) throw impl_->misuse("the trace is sealed: nothing can be added");
+  const auto width = static_cast<std::size_t>(impl_->header.hidden_size);
+  const auto tokens = static_cast<std::size_t>(impl_->header.vocab_size);
+  const bool matrix = tensor == ModelTensor::unembedding;
+  impl_->write_whole(impl_->model, to_string(tensor),
+                     matrix ? std::vector<std::size_t>{tokens, width} : std::vector<std::size_t>{width}, values);
+}
+
+void Writer::begin_sequence(const SequenceInfo& info) {
+  const Guard guard;
+  impl_->require_open(false);
+  std::string name = info.name.empty() ? fmt::format("{:06}", impl_->used_names.size()) : info.name;
+  if (name.size() < 6 || name.find_first_not_of("0123456789") != std::string::npos) {
+    throw impl_->misuse("a sequence must be named by six digits: " + name);
+  }
+  if (!impl_->used_names.insert(name).second) throw impl_->misuse("two sequences of one name: " + name);
+  impl_->info = info;
+  impl_->info.name = name;
+  impl_->sequence = impl_->sequences.create_group(name);
+  impl_->open = true;
+}
+
+void Writer::append_kv(int layer, std::span<const float> k, std::span<const float> v) {
+  const Guard guard;
+  Impl::Layer& entry = impl_->layer(layer);
+  if (entry.group.id() < 0) entry.group = impl_->sequence.create_group(layer_name(layer));
+  if (!entry.k) entry.k = std::make_unique<Stream>(entry.group, "k", impl_->kv_row(), impl_->options);
+  if (!entry.v) entry.v = std::make_unique<Stream>(entry.group, "v", impl_->kv_row(), impl_->options);
+  if (k.size() != v.size())
+    throw entry.group.error(ErrorCode::wrong_shape, "k and v must get the same number of values");
+  entry.k->append(k);
+  entry.v->append(v);
+}
+
+void Writer::append_q(int layer, std::span<const std::int32_t> token_rows, std::span<const float> q) {
+  const Guard guard;
+  Impl::Layer& entry = impl_->layer(layer);
+  if (entry.group.id() < 0) entry.group = impl_->sequence.create_group(layer_name(layer));
+  if (!entry.q) entry.q = std::make_unique<Stream>(entry.group, "q", impl_->query_row(), impl_->options);
+  if (q.size() != token_rows.size() * entry.q->row_elements()) {
+    throw entry.q->dataset().error(ErrorCode::wrong_shape,
+                                   fmt::format("must get {} values per token row", entry.q->row_elements()),
+                                   fmt::format("{} values for {} rows", q.size(), token_rows.size()));
+  }
+  std::int32_t last = entry.query_rows.empty() ? -1 : entry.query_rows.back();
+  for (const std::int32_t row : token_rows) {
+    if (row <= last) {
+      throw entry.group.error(ErrorCode::invalid_value, "q_rows must be ascending and not negative",
+                              fmt::format("{} after {}", row, last));
+    }
+    last = row;
+  }
+  entry.q->append(q);
+  entry.query_rows.insert(entry.query_rows.end(), token_rows.begin(), token_rows.end());
+}
+
+void Writer::append_x(int layer, std::span<const float> x) {
+  const Guard guard;
+  Impl::Layer& entry = impl_->layer(layer);
+  if (entry.group.id() < 0) entry.group = impl_->sequence.create_group(layer_name(layer));
+  if (!entry.x) {
+    const std::vector<std::size_t> row = {static_cast<std::size_t>(impl_->header.hidden_size)};
+    entry.x = std::make_unique<Stream>(entry.group, "x", row, impl_->options);
+  }
+  entry.x->append(x);
+}
+
+void Writer::write_second_pass(const SecondPass& rows) {
+  const Guard guard;
+  impl_->require_open(true);
+  if (impl_->second_pass) throw impl_->misuse("the second pass of this sequence was written before");
+  impl_->second_pass = rows;
+  impl_->second_pass_group = impl_->sequence.create_group("second_pass");
+}
+
+void Writer::append_second_pass_q(int layer, std::span<const float> q) {
+  const Guard guard;
+  Impl::Layer& entry = impl_->layer(layer);
+  if (!impl_->second_pass) throw impl_->misuse("write_second_pass must come first");
+  if (!entry.second_pass_q) {
+    const Node group = impl_->second_pass_group.create_group(layer_name(layer));
+    entry.second_pass_q = std::make_unique<Stream>(group, "q", impl_->query_row(), impl_->options);
+  }
+  entry.second_pass_q->append(q);
+}
+
+void Writer::write_channel(Channel channel, std::span<const float> values) {
+  const Guard guard;
+  impl_->require_open(true);
+  impl_->channels[channel].assign(values.begin(), values.end());
+}
+
+void Writer::end_sequence() {
+  const Guard guard;
+  impl_->end();
+}
+
+void Writer::end_sequence(const SequenceInfo& info) {
+  const Guard guard;
+  impl_->require_open(true);
+  const std::string name = impl_->info.name;
+  impl_->info = info;
+  impl_->info.name = name;
+  impl_->end();
+}
+
+void Writer::seal() {
+  {
+    const Guard guard;
+    impl_->require_open(false);
+    if (impl_->used_names.empty()) throw impl_->misuse("a trace must hold at least one sequence");
+    impl_->close();
+  }
+  impl_->file.seal();
+}
+
+}  // namespace evictsim::traces
