@@ -14,6 +14,8 @@ target_compile_options(evictsim_build_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual
   # Designated initializers leave fields out on purpose.
   -Wno-missing-field-initializers
+  # False alarms of GCC 12 on string concatenation (PR 105651).
+  $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>
   $<$<BOOL:${EVICTSIM_WARNINGS_AS_ERRORS}>:-Werror>
   $<$<BOOL:${EVICTSIM_ARCHITECTURE}>:-march=${EVICTSIM_ARCHITECTURE}>
   # Fused multiply-add only where it is written (Eigen's kernels): the same bits from every optimisation level.

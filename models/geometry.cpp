@@ -21,8 +21,7 @@ Geometry Geometry::of(const traces::Header& header) {
   require_positive(header.head_dim, "head_dim");
   require_positive(header.hidden_size, "hidden_size");
   if (header.num_query_heads % header.num_kv_heads != 0) {
-    throw Error(ErrorCode::invalid_value,
-                "must be a multiple of num_kv_heads = " + std::to_string(header.num_kv_heads),
+    throw Error(ErrorCode::invalid_value, "must be a multiple of num_kv_heads = " + std::to_string(header.num_kv_heads),
                 {.dataset = "num_query_heads", .value = std::to_string(header.num_query_heads)});
   }
   return {.num_layers = header.num_layers,

@@ -82,7 +82,12 @@ void OutputProjection::output_squared(const Matrix& full, std::span<double> out)
 
 void OutputProjection::error_squared(const Matrix& full, const Matrix& difference, std::span<double> out) const {
   if (!norm_) {
-    squared_norms(difference, out);
+    // What keeps everything differs nowhere.
+    if (difference.isZero(0.0F)) {
+      std::fill(out.begin(), out.end(), 0.0);
+    } else {
+      squared_norms(difference, out);
+    }
     return;
   }
   Matrix y = project(full);

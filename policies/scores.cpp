@@ -1,35 +1,30 @@
 #include "policies/scores.h"
 
 #include <algorithm>
+#include <bit>
+#include <limits>
 #include <numeric>
 
 namespace evictsim::policies {
 namespace {
 
-/// Orders the places of a head's entries, best first; a strict total order, so results never depend on the algorithm.
-class BetterEntry {
- public:
-  BetterEntry(const LayerScores& scores, int head) : scores_(&scores), head_(head), values_(scores.of(head)) {}
-  bool operator()(std::int32_t a, std::int32_t b) const {
-    const bool a_protected = scores_->is_protected(head_, a);
-    const bool b_protected = scores_->is_protected(head_, b);
-    if (a_protected != b_protected) return a_protected;
-    if (a_protected) return a > b;
-    const float left = values_[static_cast<std::size_t>(a)];
-    const float right = values_[static_cast<std::size_t>(b)];
-    return left != right ? left > right : a < b;
+/// One number per entry of a head, smaller = better, all different: results never depend on the algorithm that sorts.
+/// The upper half orders by score (protected entries first), the lower by place.
+std::vector<std::uint64_t> ranking_keys(const LayerScores& scores, int head) {
+  const std::span<const float> values = scores.of(head);
+  std::vector<std::uint64_t> keys(values.size());
+  for (std::size_t place = 0; place < values.size(); ++place) {
+    // Flipped so that unsigned order is falling float order; + 0 makes the two zeros equal.
+    const auto bits = std::bit_cast<std::uint32_t>(values[place] + 0.0F);
+    const std::uint32_t falling = (bits & 0x80000000U) != 0 ? bits : ~bits & 0x7fffffffU;
+    keys[place] = (std::uint64_t{falling} << 32U) | place;
   }
-
- private:
-  const LayerScores* scores_;
-  int head_;
-  std::span<const float> values_;
-};
-
-std::vector<std::int32_t> all_places(const LayerScores& scores, int head) {
-  std::vector<std::int32_t> places(scores.of(head).size());
-  std::iota(places.begin(), places.end(), 0);
-  return places;
+  if (scores.protected_count(head) > 0) {
+    for (std::size_t place = 0; place < keys.size(); ++place) {
+      if (scores.is_protected(head, static_cast<Index>(place))) keys[place] = keys.size() - place;
+    }
+  }
+  return keys;
 }
 
 }  // namespace
@@ -58,18 +53,30 @@ Index LayerScores::protected_count(int head) const {
 }
 
 std::vector<std::int32_t> rank_entries(const LayerScores& scores, int head) {
-  std::vector<std::int32_t> places = all_places(scores, head);
-  std::sort(places.begin(), places.end(), BetterEntry(scores, head));
+  const std::vector<std::uint64_t> keys = ranking_keys(scores, head);
+  std::vector<std::int32_t> places(keys.size());
+  std::iota(places.begin(), places.end(), 0);
+  std::sort(places.begin(), places.end(), [&keys](std::int32_t a, std::int32_t b) {
+    return keys[static_cast<std::size_t>(a)] < keys[static_cast<std::size_t>(b)];
+  });
   return places;
 }
 
 std::vector<std::int32_t> select_best(const LayerScores& scores, int head, Index count) {
-  std::vector<std::int32_t> places = all_places(scores, head);
-  const Index kept = std::clamp<Index>(count, 0, static_cast<Index>(places.size()));
-  if (kept < static_cast<Index>(places.size())) {
-    std::nth_element(places.begin(), places.begin() + kept, places.end(), BetterEntry(scores, head));
-    places.resize(static_cast<std::size_t>(kept));
-    std::sort(places.begin(), places.end());
+  const std::vector<std::uint64_t> keys = ranking_keys(scores, head);
+  const auto kept = static_cast<std::size_t>(std::clamp<Index>(count, 0, std::ssize(keys)));
+  std::uint64_t best_dropped = std::numeric_limits<std::uint64_t>::max();
+  if (kept + 1 == keys.size()) {
+    best_dropped = *std::max_element(keys.begin(), keys.end());
+  } else if (kept < keys.size()) {
+    std::vector<std::uint64_t> order = keys;
+    std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept), order.end());
+    best_dropped = order[kept];
+  }
+  std::vector<std::int32_t> places;
+  places.reserve(kept);
+  for (std::size_t place = 0; place < keys.size(); ++place) {
+    if (keys[place] < best_dropped) places.push_back(static_cast<std::int32_t>(place));
   }
   return places;
 }

@@ -20,8 +20,9 @@ float bfloat_to_float(std::uint16_t bits) noexcept;
 
 /// The same for `count` elements; source and destination may not overlap.
 void floats_to_halves(const float* source, std::uint16_t* destination, std::size_t count) noexcept;
-void halves_to_floats(const std::uint16_t* source, float* destination, std::size_t count) noexcept;
 void floats_to_bfloats(const float* source, std::uint16_t* destination, std::size_t count) noexcept;
-void bfloats_to_floats(const std::uint16_t* source, float* destination, std::size_t count) noexcept;
+/// Also tells whether all of them are finite, since that costs nothing while they are at hand.
+bool halves_to_floats(const std::uint16_t* source, float* destination, std::size_t count) noexcept;
+bool bfloats_to_floats(const std::uint16_t* source, float* destination, std::size_t count) noexcept;
 
 }  // namespace evictsim::traces

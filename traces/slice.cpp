@@ -56,7 +56,7 @@ void copy(const Node& source, const Node& target, const std::string& name, const
   const Node written =
       target.create_dataset(name, type.get(), shape, small ? std::vector<std::size_t>{} : chunk, is_deflated(dataset));
   // Whole chunks of the source, so that none is decoded twice.
-  const std::size_t block = std::max(stored.chunk_rows(), chunk[0] / stored.chunk_rows() * stored.chunk_rows());
+  const std::size_t block = std::max(stored.unit_rows(), chunk[0] / stored.unit_rows() * stored.unit_rows());
   std::vector<std::byte> bytes(std::min(block, stored.rows()) * stored.row_bytes());
   std::vector<std::byte> kept;
   for (std::size_t done = 0; done < rows.size();) {

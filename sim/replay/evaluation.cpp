@@ -23,6 +23,36 @@ Gathered& gathered() {
   return scratch;
 }
 
+/// Sum of many float rows in double. A few rows are added in float first, which costs no digits that a probability has
+/// and spares most conversions.
+class RowSum {
+ public:
+  explicit RowSum(Index columns)
+      : total_(Eigen::RowVectorXd::Zero(columns)), chunk_(Eigen::RowVectorXf::Zero(columns)) {}
+  template <typename Row>
+  void add(Index first, const Row& row) {
+    chunk_.segment(first, row.size()) += row;
+  }
+  /// Called after each row.
+  void next() {
+    if (++rows_ % rows_per_chunk == 0) flush();
+  }
+  const Eigen::RowVectorXd& total() {
+    flush();
+    return total_;
+  }
+
+ private:
+  static constexpr int rows_per_chunk = 8;
+  void flush() {
+    total_ += chunk_.cast<double>();
+    chunk_.setZero();
+  }
+  Eigen::RowVectorXd total_;
+  Eigen::RowVectorXf chunk_;
+  int rows_ = 0;
+};
+
 /// Running sums over the rows of one or more kept sets.
 struct Sums {
   Sums(Index columns, Index dim)
@@ -70,11 +100,11 @@ class MemberWriter {
     const double error = std::sqrt(static_cast<double>(difference.squaredNorm()));
     out_.retained_mass[at](r, query_head) = static_cast<float>(std::min(mass, 1.0));
     // A full output of exactly zero has no relative error: 0 where nothing changed, else 1.
-    out_.output_error[at](r, query_head) = static_cast<float>(full_norm > 0 ? error / full_norm : (error > 0 ? 1.0 : 0.0));
+    out_.output_error[at](r, query_head) =
+        static_cast<float>(full_norm > 0 ? error / full_norm : (error > 0 ? 1.0 : 0.0));
     out_.entropy[at](r, query_head) = static_cast<float>(entropy);
-    out_.dilution[at](r, query_head) = tile_.useful.at(query_head, r).empty()
-                                           ? std::numeric_limits<float>::quiet_NaN()
-                                           : static_cast<float>(1.0 - useful_share);
+    out_.dilution[at](r, query_head) = tile_.useful.at(query_head, r).empty() ? std::numeric_limits<float>::quiet_NaN()
+                                                                              : static_cast<float>(1.0 - useful_share);
   }
 
  private:
@@ -134,10 +164,16 @@ BlockMetrics::BlockMetrics(Index members, Index rows, const models::Geometry& ge
 ResidentOutput attend_all(const models::AttentionColumns& columns, const MatrixView& values) {
   Sums sums(columns.probability.cols(), values.cols());
   sums.output.noalias() = columns.probability.transpose() * values;
+  RowSum mass(sums.mass.size());
+  RowSum surprise(sums.mass.size());
   for (Index j = 0; j < columns.probability.rows(); ++j) {
-    sums.mass += columns.probability.row(j).cast<double>();
-    sums.surprise += columns.surprise.row(j).cast<double>();
+    mass.add(0, columns.probability.row(j));
+    mass.next();
+    surprise.add(0, columns.surprise.row(j));
+    surprise.next();
   }
+  sums.mass = mass.total();
+  sums.surprise = surprise.total();
   ResidentOutput all{std::move(sums.output), sums.mass.transpose(), Eigen::VectorXd(sums.mass.size())};
   for (Index c = 0; c < all.mass.size(); ++c) {
     all.output.row(c) *= static_cast<float>(1.0 / all.mass[c]);
@@ -176,17 +212,24 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
   }
 
   Sums sums(width, values.cols());
+  RowSum mass(width);
+  RowSum surprise(width);
   std::vector<Sums> at_cut;
   at_cut.reserve(static_cast<std::size_t>(members));
   for (Index level = 0; level <= members; ++level) {
     const Index first = ends[static_cast<std::size_t>(level)];
     const Index count = ends[static_cast<std::size_t>(level) + 1] - first;
     if (count > 0) {
-      sums.output.noalias() += scratch.probability.middleRows(first, count).transpose() * scratch.values.middleRows(first, count);
+      sums.output.noalias() +=
+          scratch.probability.middleRows(first, count).transpose() * scratch.values.middleRows(first, count);
       for (Index i = first; i < first + count; ++i) {
-        sums.mass += scratch.probability.row(i).cast<double>();
-        sums.surprise += columns.surprise.row(order[static_cast<std::size_t>(i)]).segment(begin, width).cast<double>();
+        mass.add(0, scratch.probability.row(i));
+        mass.next();
+        surprise.add(0, columns.surprise.row(order[static_cast<std::size_t>(i)]).segment(begin, width));
+        surprise.next();
       }
+      sums.mass = mass.total();
+      sums.surprise = surprise.total();
     }
     if (level < members) at_cut.push_back(sums);
   }
@@ -211,7 +254,7 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
 }
 
 void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const std::int32_t> last_row,
-                       const CacheHead& head, BlockMetrics& out) {
+                       const CacheHead& head, Index member, BlockMetrics& out) {
   const auto& columns = tile.heads[static_cast<std::size_t>(head.kv_head)];
   const Index begin = first_column(layer, tile, head);
   const Index rows = tile.size();
@@ -221,6 +264,8 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
   scratch.probability.resize(tile.entries, width);
   scratch.values.resize(tile.entries, values.cols());
   Sums sums(width, values.cols());
+  RowSum mass(width);
+  RowSum surprise(width);
   Index count = 0;
   for (Index j = 0; j < tile.entries; ++j) {
     const std::int32_t last = last_row[static_cast<std::size_t>(j)];
@@ -230,13 +275,16 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
     probability = columns.probability.row(j).segment(begin, width);
     // Rows after the eviction do not attend to the entry.
     const Index attended = std::upper_bound(tile.rows.begin(), tile.rows.end(), last) - tile.rows.begin();
-    const auto surprise = columns.surprise.row(j).segment(begin, width);
     for (int g = 0; g < head.query_heads; ++g) {
       probability.segment(g * rows + attended, rows - attended).setZero();
-      sums.surprise.segment(g * rows, attended) += surprise.segment(g * rows, attended).cast<double>();
+      surprise.add(g * rows, columns.surprise.row(j).segment(begin + g * rows, attended));
     }
-    sums.mass += probability.cast<double>();
+    surprise.next();
+    mass.add(0, probability);
+    mass.next();
   }
+  sums.mass = mass.total();
+  sums.surprise = surprise.total();
   sums.output.noalias() = scratch.probability.topRows(count).transpose() * scratch.values.topRows(count);
 
   MemberWriter writer(layer, tile, head, out);
@@ -250,7 +298,7 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
       if (last_row[static_cast<std::size_t>(entry.row)] >= row) useful_mass += static_cast<double>(entry.mass);
     }
     const Eigen::RowVectorXf full = tile.output.block(r, query_head * dim, 1, dim);
-    writer.write(0, column, full, sums, useful_mass, [&](std::int32_t token_row) {
+    writer.write(member, column, full, sums, useful_mass, [&](std::int32_t token_row) {
       return visible_rows(layer, token_row,
                           [&](std::int32_t j) { return last_row[static_cast<std::size_t>(j)] >= token_row; });
     });

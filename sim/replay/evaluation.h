@@ -42,8 +42,8 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
                     const CacheHead& head, BlockMetrics& out);
 
 /// One point whose residency changes from row to row: entry j is attended by token rows up to `last_row[j]`.
-/// Writes member 0 of `out`.
+/// Writes `member` of `out`.
 void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const std::int32_t> last_row,
-                       const CacheHead& head, BlockMetrics& out);
+                       const CacheHead& head, Index member, BlockMetrics& out);
 
 }  // namespace evictsim::sim

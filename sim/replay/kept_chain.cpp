@@ -20,9 +20,8 @@ bool contains(const KeptSets& sets, const KeptChain& chain) {
     const auto& level = chain.level[head];
     const auto covered = std::count_if(level.begin(), level.end(), [](std::uint16_t l) { return l != nowhere; });
     const auto& kept = sets.kept[head];
-    const auto common = std::count_if(kept.begin(), kept.end(), [&](std::int32_t row) {
-      return level[static_cast<std::size_t>(row)] != nowhere;
-    });
+    const auto common = std::count_if(
+        kept.begin(), kept.end(), [&](std::int32_t row) { return level[static_cast<std::size_t>(row)] != nowhere; });
     if (common != covered) return false;
   }
   return true;

@@ -17,8 +17,8 @@ constexpr double smallest_mass = 1e-25;
 LayerCache::LayerCache(const LayerData& layer, const PromptFeatures& features, policies::Granularity granularity,
                        RandomKey key)
     : layer_(layer), features_(features), granularity_(granularity), key_(key), seen_(layer.prompt_length()) {
-  const int heads = granularity == policies::Granularity::kv_head ? layer.geometry().num_kv_heads
-                                                                  : layer.geometry().num_query_heads;
+  const int heads =
+      granularity == policies::Granularity::kv_head ? layer.geometry().num_kv_heads : layer.geometry().num_query_heads;
   std::vector<std::int32_t> prompt(static_cast<std::size_t>(seen_));
   std::iota(prompt.begin(), prompt.end(), 0);
   entries_.assign(index(heads), prompt);
@@ -31,25 +31,29 @@ LayerCache::LayerCache(const LayerData& layer, const PromptFeatures& features, p
 void LayerCache::append(std::int32_t row) {
   for (auto& head : entries_) head.push_back(row);
   seen_ = row + 1;
-  for (auto* memo : {&keys_, &values_, &window_}) std::fill(memo->begin(), memo->end(), std::nullopt);
+  forget_gathered();
 }
 
 void LayerCache::keep(int head, std::span<const std::int32_t> places) {
   auto& entries = entries_[index(head)];
   if (places.size() == entries.size()) return;
-  std::vector<std::int32_t> kept;
-  kept.reserve(places.size() + 1);
+  auto& last_row = last_row_[index(head)];
   std::size_t next = 0;
+  std::size_t kept = 0;
   for (std::size_t place = 0; place < entries.size(); ++place) {
     if (next < places.size() && static_cast<std::size_t>(places[next]) == place) {
-      kept.push_back(entries[place]);
+      entries[kept++] = entries[place];
       ++next;
     } else {
-      last_row_[index(head)][static_cast<std::size_t>(entries[place])] = static_cast<std::int32_t>(seen_ - 1);
+      last_row[static_cast<std::size_t>(entries[place])] = static_cast<std::int32_t>(seen_ - 1);
     }
   }
-  entries = std::move(kept);
+  entries.resize(kept);
   cut_ = true;
+  forget_gathered();
+}
+
+void LayerCache::forget_gathered() {
   for (auto* memo : {&keys_, &values_, &window_}) std::fill(memo->begin(), memo->end(), std::nullopt);
 }
 
@@ -88,7 +92,9 @@ MatrixView LayerCache::gather(const MatrixView& all, int head, std::vector<std::
   return models::view(rows->data(), rows->rows(), rows->cols());
 }
 
-MatrixView LayerCache::keys(int head) const { return gather(layer_.keys(cache_head(head).kv_head, seen_), head, keys_); }
+MatrixView LayerCache::keys(int head) const {
+  return gather(layer_.keys(cache_head(head).kv_head, seen_), head, keys_);
+}
 
 MatrixView LayerCache::values(int head) const {
   return gather(layer_.values(cache_head(head).kv_head, seen_), head, values_);

@@ -34,8 +34,8 @@ class LayerCache final : public policies::CacheView {
   // Residency, changed by the engine only.
   /// Token row `row` arrives: it is resident in every head from now on.
   void append(std::int32_t row);
-  /// Keeps, in `head`, only the entries at `places` (ascending) of `entries(head)`; the others were attended last by the
-  /// newest row.
+  /// Keeps, in `head`, only the entries at `places` (ascending) of `entries(head)`; the others were attended last by
+  /// the newest row.
   void keep(int head, std::span<const std::int32_t> places);
   /// [T] for `evaluate_resident`: the last token row that attends each entry.
   [[nodiscard]] std::span<const std::int32_t> last_row(int head) const { return last_row_[index(head)]; }
@@ -73,6 +73,7 @@ class LayerCache final : public policies::CacheView {
  private:
   static std::size_t index(int head) { return static_cast<std::size_t>(head); }
   [[nodiscard]] bool whole_prompt() const { return seen_ == layer_.prompt_length() && !cut_; }
+  void forget_gathered();
   [[nodiscard]] MatrixView gather(const MatrixView& all, int head, std::vector<std::optional<Matrix>>& memo) const;
 
   const LayerData& layer_;

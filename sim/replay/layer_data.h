@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "models/attention.h"
@@ -23,6 +24,9 @@ class LayerData {
  public:
   LayerData(const models::Geometry& geometry, const models::Rope& rope, const traces::SequenceInfo& sequence,
             std::size_t captured_layer, traces::LayerTensors tensors);
+
+  /// Hands the tensors back, for their memory.
+  [[nodiscard]] traces::LayerTensors tensors() && { return std::move(tensors_); }
 
   [[nodiscard]] const models::Geometry& geometry() const { return geometry_; }
   [[nodiscard]] const models::Rope& rope() const { return rope_; }

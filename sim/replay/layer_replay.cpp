@@ -48,7 +48,8 @@ double oracle_overlap(const FutureMass& mass, const CacheHead& head, const std::
   std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept.size() - 1), order.end(), better);
   std::vector<std::uint8_t> best(future.size(), 0);
   for (std::size_t i = 0; i < kept.size(); ++i) best[static_cast<std::size_t>(order[i])] = 1;
-  const auto common = std::count_if(kept.begin(), kept.end(), [&](std::int32_t j) { return best[static_cast<std::size_t>(j)]; });
+  const auto common =
+      std::count_if(kept.begin(), kept.end(), [&](std::int32_t j) { return best[static_cast<std::size_t>(j)]; });
   return static_cast<double>(common) / static_cast<double>(kept.size());
 }
 
@@ -74,7 +75,8 @@ class LayerReplay {
     std::optional<Tile> only;
     for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(block)) {
       check_stop();
-      Tile tile = make_tile(layer_, rows.subspan(first, block_size(rows, first, block)), attended_by_query, projection_);
+      Tile tile =
+          make_tile(layer_, rows.subspan(first, block_size(rows, first, block)), attended_by_query, projection_);
       add_future_mass(layer_, tile, mass_);
       if (static_cast<Index>(rows.size()) <= block) only = std::move(tile);
     }
@@ -82,8 +84,9 @@ class LayerReplay {
     for (const ActivePolicy& policy : context_.policies) guard(policy.index, [&] { select(policy); });
 
     for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(block)) {
-      Tile tile = only ? std::move(*only)
-                       : make_tile(layer_, rows.subspan(first, block_size(rows, first, block)), attended_by_query, projection_);
+      Tile tile =
+          only ? std::move(*only)
+               : make_tile(layer_, rows.subspan(first, block_size(rows, first, block)), attended_by_query, projection_);
       find_useful_sets(layer_, mass_, static_cast<Index>(rows.size()), context_.options.useful_entries, tile);
       sink_.full_block({.layer = slot_,
                         .rows = tile.rows,
@@ -151,10 +154,10 @@ class LayerReplay {
         continue;
       }
       std::vector<std::vector<std::int32_t>> kept = everything(prompt);
-      const bool due = !leave && policy.schedule->due({.decoded = 0,
-                                                       .row = prompt.seen() - 1,
-                                                       .resident = prompt.longest(),
-                                                       .entries = cut_to.entries});
+      const bool due =
+          !leave &&
+          policy.schedule->due(
+              {.decoded = 0, .row = prompt.seen() - 1, .resident = prompt.longest(), .entries = cut_to.entries});
       if (due && (!scores || (scorer && scorer->depends_on_budget()))) {
         scores = policy.is_oracle() ? score_cache(policy, *policy.make_oracle(), prompt, Future(mass_))
                                     : score_cache(policy, *scorer, prompt, cut_to);
@@ -164,11 +167,7 @@ class LayerReplay {
                  due && context_.options.with_scores ? scores_for_dump(*scores) : std::vector<std::vector<float>>{});
       sets.push_back({.point = point, .kept = std::move(kept)});
     }
-    const Index bytes_per_member = std::max<Index>(1, static_cast<Index>(layer_.decode_rows().size())) *
-                                   layer_.geometry().num_query_heads * layer_.geometry().head_dim *
-                                   static_cast<Index>(sizeof(float));
-    const auto longest = static_cast<std::size_t>(std::clamp<Index>(difference_bytes / bytes_per_member, 1, 64));
-    selected.chains = build_chains(std::move(sets), layer_.prompt_length(), longest);
+    selected.chains = build_chains(std::move(sets), layer_.prompt_length(), static_cast<std::size_t>(most_members()));
     selected_.push_back(std::move(selected));
   }
 
@@ -187,7 +186,8 @@ class LayerReplay {
     if (context_.options.with_scores) cut.scores = std::move(scores);
     if (!layer_.decode_rows().empty()) {
       for (int head = 0; head < cache.heads(); ++head) {
-        cut.oracle_overlap.push_back(oracle_overlap(mass_, cache.cache_head(head), kept[static_cast<std::size_t>(head)]));
+        cut.oracle_overlap.push_back(
+            oracle_overlap(mass_, cache.cache_head(head), kept[static_cast<std::size_t>(head)]));
       }
     }
     sink_.prompt_cut(std::move(cut));
@@ -201,45 +201,80 @@ class LayerReplay {
       tbb::parallel_for(0, heads.heads(), [&](int head) {
         evaluate_chain(layer_, tile, chain, static_cast<std::size_t>(head), heads.cache_head(head), metrics);
       });
-      std::vector<double> error_squared(static_cast<std::size_t>(projection_ != nullptr ? members * tile.size() : 0));
-      if (projection_ != nullptr) projection_->error_squared(tile.output, metrics.difference, error_squared);
+      const std::vector<double> error_squared = errors_behind_w_o(tile, metrics);
       for (Index member = 0; member < members; ++member) {
-        std::vector<std::int32_t> resident;
-        for (const std::int32_t row : tile.rows) {
-          for (const auto& level : chain.level) resident.push_back(resident_in(level, member, row));
-        }
+        const std::vector<std::int32_t> resident = resident_counts(tile, chain, member);
         const std::vector<std::int32_t> evicted(resident.size(), 0);
         report_block(tile, chain.points[static_cast<std::size_t>(member)], metrics, member, error_squared, resident,
                      evicted, {});
       }
     }
-    for (std::size_t i = 0; i < selected.runs.size(); ++i) {
-      check_stop();
-      DecodeRun& run = *selected.runs[i];
-      run.advance(tile, context_.options.with_resident);
-      BlockMetrics metrics(1, tile.size(), layer_.geometry());
-      tbb::parallel_for(0, heads.heads(), [&](int head) {
-        evaluate_resident(layer_, tile, run.cache().last_row(head), heads.cache_head(head), metrics);
-      });
-      std::vector<double> error_squared(static_cast<std::size_t>(projection_ != nullptr ? tile.size() : 0));
-      if (projection_ != nullptr) projection_->error_squared(tile.output, metrics.difference, error_squared);
-      report_block(tile, selected.run_points[i], metrics, 0, error_squared, run.resident(), run.evicted(),
-                   run.resident_rows());
+    const auto together = static_cast<std::size_t>(most_members());
+    for (std::size_t first = 0; first < selected.runs.size(); first += together) {
+      const std::size_t members = std::min(together, selected.runs.size() - first);
+      BlockMetrics metrics(static_cast<Index>(members), tile.size(), layer_.geometry());
+      for (std::size_t member = 0; member < members; ++member) {
+        check_stop();
+        DecodeRun& run = *selected.runs[first + member];
+        run.advance(tile, context_.options.with_resident);
+        tbb::parallel_for(0, heads.heads(), [&](int head) {
+          evaluate_resident(layer_, tile, run.cache().last_row(head), heads.cache_head(head),
+                            static_cast<Index>(member), metrics);
+        });
+      }
+      const std::vector<double> error_squared = errors_behind_w_o(tile, metrics);
+      for (std::size_t member = 0; member < members; ++member) {
+        const DecodeRun& run = *selected.runs[first + member];
+        report_block(tile, selected.run_points[first + member], metrics, static_cast<Index>(member), error_squared,
+                     run.resident(), run.evicted(), run.resident_rows());
+      }
     }
   }
 
-  /// Entries that `row` attends under a member of a chain: kept prompt rows and every row decoded so far.
-  [[nodiscard]] std::int32_t resident_in(const std::vector<std::uint16_t>& level, Index member, std::int32_t row) const {
-    const models::EntryRange seen = models::visible_entries(layer_.positions(), row, layer_.sliding_window());
-    const auto prompt = static_cast<std::ptrdiff_t>(level.size());
-    const auto first = std::min<std::ptrdiff_t>(seen.first, prompt);
-    const auto kept = std::count_if(level.begin() + first, level.end(), [&](std::uint16_t l) { return l <= member; });
-    return static_cast<std::int32_t>(kept + seen.last - std::max<std::ptrdiff_t>(seen.first, prompt));
+  /// [members * B], or empty without W_O. One product for all members: the factor is packed once.
+  [[nodiscard]] std::vector<double> errors_behind_w_o(const Tile& tile, const BlockMetrics& metrics) const {
+    if (projection_ == nullptr) return {};
+    std::vector<double> error_squared(static_cast<std::size_t>(metrics.difference.rows()));
+    projection_->error_squared(tile.output, metrics.difference, error_squared);
+    return error_squared;
+  }
+
+  /// Points whose output differences fit into memory at once.
+  [[nodiscard]] Index most_members() const {
+    const Index bytes = std::max<Index>(1, std::min<Index>(tile_rows(layer_), std::ssize(layer_.decode_rows()))) *
+                        layer_.geometry().num_query_heads * layer_.geometry().head_dim *
+                        static_cast<Index>(sizeof(float));
+    return std::clamp<Index>(difference_bytes / bytes, 1, 64);
+  }
+
+  /// Entries that each row of the tile attends under a member of a chain, [B * cache heads]: kept prompt rows inside
+  /// the row's window and every row decoded so far.
+  [[nodiscard]] std::vector<std::int32_t> resident_counts(const Tile& tile, const KeptChain& chain,
+                                                          Index member) const {
+    const auto prompt = static_cast<std::ptrdiff_t>(layer_.prompt_length());
+    std::vector<std::int32_t> counts(tile.rows.size() * chain.level.size());
+    for (std::size_t head = 0; head < chain.level.size(); ++head) {
+      const auto& level = chain.level[head];
+      std::ptrdiff_t first = -1;
+      std::ptrdiff_t kept = 0;
+      for (std::size_t r = 0; r < tile.rows.size(); ++r) {
+        const models::EntryRange seen =
+            models::visible_entries(layer_.positions(), tile.rows[r], layer_.sliding_window());
+        if (first != std::min<std::ptrdiff_t>(seen.first, prompt)) {
+          first = std::min<std::ptrdiff_t>(seen.first, prompt);
+          kept = std::count_if(level.begin() + first, level.end(), [&](std::uint16_t l) { return l <= member; });
+        }
+        counts[r * chain.level.size() + head] =
+            static_cast<std::int32_t>(kept + seen.last - std::max<std::ptrdiff_t>(seen.first, prompt));
+      }
+    }
+    return counts;
   }
 
   void report_block(const Tile& tile, std::size_t point, const BlockMetrics& metrics, Index member,
                     std::span<const double> error_squared, std::span<const std::int32_t> resident,
-                    std::span<const std::int32_t> evicted, std::span<const std::vector<std::uint8_t>> resident_rows) const {
+                    std::span<const std::int32_t> evicted,
+                    std::span<const std::vector<std::uint8_t>> resident_rows) const {
     const auto at = static_cast<std::size_t>(member);
     const auto whole = [&](const Matrix& matrix) { return models::view(matrix.data(), matrix.rows(), matrix.cols()); };
     LayerBlock block{.point = point,

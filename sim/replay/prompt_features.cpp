@@ -31,8 +31,8 @@ PromptFeatures make_prompt_features(const LayerData& layer, const policies::Need
     features.window_attention.resize(static_cast<std::size_t>(geometry.num_kv_heads));
     tbb::parallel_for(0, geometry.num_kv_heads, [&](int kv_head) {
       models::AttentionColumns columns;
-      models::attend(layer.keys(kv_head, prompt), layer.group_queries(kv_head, rows), visible, layer.logit_rule(), false,
-                     columns);
+      models::attend(layer.keys(kv_head, prompt), layer.group_queries(kv_head, rows), visible, layer.logit_rule(),
+                     false, columns);
       features.window_attention[static_cast<std::size_t>(kv_head)] = std::move(columns.probability);
     });
   }
@@ -48,7 +48,8 @@ PromptFeatures make_prompt_features(const LayerData& layer, const policies::Need
       }
       models::accumulate_attention(
           layer.keys(kv_head, prompt), queries, layer.positions(), layer.sliding_window(), layer.logit_rule(),
-          std::span(features.accumulated).subspan(static_cast<std::size_t>(kv_head * group), static_cast<std::size_t>(group)));
+          std::span(features.accumulated)
+              .subspan(static_cast<std::size_t>(kv_head * group), static_cast<std::size_t>(group)));
     });
   }
   return features;

@@ -12,9 +12,9 @@ namespace evictsim::sim {
 
 /// What scorers ask for at the prompt's cut; filled for the union of all policies' needs.
 struct PromptFeatures {
-  Index window = 0;                                 ///< the last so many prompt rows
-  std::vector<Matrix> window_attention;             ///< [Hkv] entry-major, [n, G * window], columns g * window + r
-  std::vector<std::vector<double>> accumulated;     ///< [Hq][n]; empty unless needed
+  Index window = 0;                              ///< the last so many prompt rows
+  std::vector<Matrix> window_attention;          ///< [Hkv] entry-major, [n, G * window], columns g * window + r
+  std::vector<std::vector<double>> accumulated;  ///< [Hq][n]; empty unless needed
 };
 
 PromptFeatures make_prompt_features(const LayerData& layer, const policies::Needs& needs);

@@ -30,7 +30,8 @@ std::vector<std::size_t> chosen_layers(const traces::Reader& reader, const std::
   for (const int layer : std::set<int>(wanted.begin(), wanted.end())) {
     const auto found = std::find(captured.begin(), captured.end(), layer);
     if (found == captured.end()) {
-      throw Error(ErrorCode::invalid_argument, "must be captured layers; the trace has " + fmt::format("{}", fmt::join(captured, ",")),
+      throw Error(ErrorCode::invalid_argument,
+                  "must be captured layers; the trace has " + fmt::format("{}", fmt::join(captured, ",")),
                   {.file = reader.path().string(), .parameter = "layers", .value = std::to_string(layer)});
     }
     places.push_back(static_cast<std::size_t>(found - captured.begin()));
@@ -62,17 +63,40 @@ std::optional<models::OutputProjection> read_projection(const traces::Reader& re
   return models::OutputProjection(models::view(w_o->data.data(), rows, columns), std::move(norm));
 }
 
+/// Tensors of layers that are done, whose memory the next layers are read into: faulting fresh memory in takes longer
+/// than reading a layer. Holds at most as many as there were layers in work at once.
+class SpareTensors {
+ public:
+  traces::LayerTensors take() {
+    const std::scoped_lock lock(mutex_);
+    if (spare_.empty()) return {};
+    traces::LayerTensors tensors = std::move(spare_.back());
+    spare_.pop_back();
+    return tensors;
+  }
+  void give_back(traces::LayerTensors tensors) {
+    const std::scoped_lock lock(mutex_);
+    spare_.push_back(std::move(tensors));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<traces::LayerTensors> spare_;
+};
+
 /// One sequence: decides who takes part, then runs its layers as tasks.
 class SequenceReplay {
  public:
   SequenceReplay(const traces::Reader& reader, std::size_t trace, std::size_t sequence, const ReplayPlan& plan,
-                 const ReplayOptions& options, ReplayObserver& observer, const std::atomic<bool>& stop)
+                 const ReplayOptions& options, ReplayObserver& observer, SpareTensors& spare,
+                 const std::atomic<bool>& stop)
       : reader_(reader),
         sequence_(sequence),
         geometry_(models::Geometry::of(reader.header())),
         rope_(models::Rope::of(reader.header())),
         layers_(chosen_layers(reader, options.layers)),
         observer_(observer),
+        spare_(spare),
         context_{.plan = plan,
                  .options = options,
                  .policies = {},
@@ -150,7 +174,8 @@ class SequenceReplay {
   }
 
   /// Why the layers do not hold what a policy needs; names the dataset and the layers that do hold it.
-  [[nodiscard]] std::string missing(const policies::Needs& needs, const std::vector<std::vector<std::int32_t>>& query_rows,
+  [[nodiscard]] std::string missing(const policies::Needs& needs,
+                                    const std::vector<std::vector<std::int32_t>>& query_rows,
                                     const traces::SequenceInfo& info) const {
     std::string lacks;
     std::string first_lacking;
@@ -167,17 +192,20 @@ class SequenceReplay {
     }
     if (lacks.empty()) return {};
     std::string why = fmt::format("needs {}, which {} lacks", lacks, first_lacking);
-    if (!holding.empty()) why += fmt::format("; layers {} have it (--layers {})", fmt::join(holding, ", "), fmt::join(holding, ","));
+    if (!holding.empty())
+      why += fmt::format("; layers {} have it (--layers {})", fmt::join(holding, ", "), fmt::join(holding, ","));
     return why;
   }
 
   void run_layer(std::size_t slot, const LayerSink& sink) {
     if (context_.stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
     const int layer = geometry_.layers[layers_[slot]];
-    const LayerData data(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot],
-                         reader_.read_layer(sequence_, layer));
+    traces::LayerTensors tensors = spare_.take();
+    reader_.read_layer(sequence_, layer, tensors);
+    LayerData data(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot], std::move(tensors));
     std::optional<models::OutputProjection> projection = read_projection(reader_, layer);
     replay_layer(context_, data, slot, projection ? &*projection : nullptr, sink);
+    spare_.give_back(std::move(data).tensors());
   }
 
   LayerSink locked_sink() {
@@ -209,6 +237,7 @@ class SequenceReplay {
   models::Rope rope_;
   std::vector<std::size_t> layers_;
   ReplayObserver& observer_;
+  SpareTensors& spare_;
   SequenceContext context_;
   std::mutex mutex_;
 };
@@ -237,11 +266,12 @@ void replay(const std::vector<traces::Reader>& readers, const ReplayPlan& plan, 
   const int threads = options.threads > 0 ? options.threads : tbb::info::default_concurrency();
   const tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
   tbb::task_arena arena(threads);
+  SpareTensors spare;
   arena.execute([&] {
     for (std::size_t trace = 0; trace < readers.size(); ++trace) {
       for (std::size_t sequence = 0; sequence < readers[trace].sequences().size(); ++sequence) {
         if (stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
-        SequenceReplay(readers[trace], trace, sequence, plan, options, observer, stop).run();
+        SequenceReplay(readers[trace], trace, sequence, plan, options, observer, spare, stop).run();
       }
     }
   });

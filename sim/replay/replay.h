@@ -37,12 +37,12 @@ struct ReplayPlan {
 };
 
 struct ReplayOptions {
-  int threads = 0;            ///< 0: all cores; results do not depend on it
-  std::uint64_t seed = 0;     ///< of policies that draw random numbers
-  std::vector<int> layers;    ///< captured layers to replay (indices in the model); empty: all
-  int useful_entries = 32;    ///< m of the dilution's useful set where a sequence has no evidence spans
-  bool with_scores = false;   ///< fill PromptCut::scores
-  bool with_resident = false; ///< fill LayerBlock::resident_rows
+  int threads = 0;             ///< 0: all cores; results do not depend on it
+  std::uint64_t seed = 0;      ///< of policies that draw random numbers
+  std::vector<int> layers;     ///< captured layers to replay (indices in the model); empty: all
+  int useful_entries = 32;     ///< m of the dilution's useful set where a sequence has no evidence spans
+  bool with_scores = false;    ///< fill PromptCut::scores
+  bool with_resident = false;  ///< fill LayerBlock::resident_rows
   /// A policy whose needs the trace lacks: throw Error(missing_need), or report it skipped and go on.
   bool skip_missing_needs = false;
 };
@@ -67,9 +67,9 @@ struct PromptCut {
   std::size_t point = 0;  ///< index into ReplayPlan::points
   std::size_t layer = 0;  ///< index into SequenceStart::layers
   int cache_heads = 0;    ///< KV heads, or query heads for policies that keep one cache per query head
-  std::vector<std::vector<std::int32_t>> kept;    ///< [cache head] prompt rows resident, ascending
-  std::vector<std::vector<float>> scores;         ///< [cache head][prompt_length], NaN = no score; empty unless asked for
-  std::vector<double> oracle_overlap;             ///< [cache head] share of kept rows that the future-mass oracle keeps too
+  std::vector<std::vector<std::int32_t>> kept;  ///< [cache head] prompt rows resident, ascending
+  std::vector<std::vector<float>> scores;       ///< [cache head][prompt_length], NaN = no score; empty unless asked for
+  std::vector<double> oracle_overlap;  ///< [cache head] share of kept rows that the future-mass oracle keeps too
 };
 
 /// What the full cache does in a block of rows of one layer; the same for every point.

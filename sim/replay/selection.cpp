@@ -42,8 +42,8 @@ policies::LayerScores score_cache(const policies::Policy& policy, policies::Scor
   return checked(policy, std::move(scores), cache);
 }
 
-policies::LayerScores score_cache(const policies::Policy& policy, policies::OracleScorer& scorer, const LayerCache& cache,
-                                  const policies::FutureView& future) {
+policies::LayerScores score_cache(const policies::Policy& policy, policies::OracleScorer& scorer,
+                                  const LayerCache& cache, const policies::FutureView& future) {
   policies::LayerScores scores(cache);
   scorer.score(cache, future, scores);
   return checked(policy, std::move(scores), cache);
@@ -58,7 +58,8 @@ std::vector<std::vector<std::int32_t>> choose(const policies::Policy& policy, co
   places.reserve(counts.size());
   for (int head = 0; head < cache.heads(); ++head) {
     const auto size = static_cast<Index>(cache.entries(head).size());
-    places.push_back(policies::select_best(scores, head, std::clamp<Index>(counts[static_cast<std::size_t>(head)], 0, size)));
+    places.push_back(
+        policies::select_best(scores, head, std::clamp<Index>(counts[static_cast<std::size_t>(head)], 0, size)));
   }
   return places;
 }
@@ -80,9 +81,10 @@ policies::CutBudget cut_budget(const policies::Budget& budget, const LayerCache&
   const auto entries = budget.entries(cache.prompt_length());
   // After the prompt a share is real-valued for allocators that split before they truncate (kvpress' PyramidKV).
   const bool share_of_prompt = !budget.in_entries() && cache.seen() == cache.prompt_length();
-  return {.cached = cached,
-          .entries = entries,
-          .exact_entries = share_of_prompt ? static_cast<double>(cached) * budget.value() : static_cast<double>(entries)};
+  return {
+      .cached = cached,
+      .entries = entries,
+      .exact_entries = share_of_prompt ? static_cast<double>(cached) * budget.value() : static_cast<double>(entries)};
 }
 
 }  // namespace evictsim::sim

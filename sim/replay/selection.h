@@ -14,8 +14,8 @@ namespace evictsim::sim {
 /// Scores `cache` (finite, or Error(policy_failure)) and applies the protections.
 policies::LayerScores score_cache(const policies::Policy& policy, policies::Scorer& scorer, const LayerCache& cache,
                                   const policies::CutBudget& budget);
-policies::LayerScores score_cache(const policies::Policy& policy, policies::OracleScorer& scorer, const LayerCache& cache,
-                                  const policies::FutureView& future);
+policies::LayerScores score_cache(const policies::Policy& policy, policies::OracleScorer& scorer,
+                                  const LayerCache& cache, const policies::FutureView& future);
 
 /// Splits the budget over the heads and picks each head's best: places in `cache.entries(head)`, ascending.
 std::vector<std::vector<std::int32_t>> choose(const policies::Policy& policy, const LayerCache& cache,

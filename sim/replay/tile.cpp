@@ -39,7 +39,8 @@ void largest_outside_row(std::span<const double> mass, std::span<const std::int3
     const double worst = candidates[static_cast<std::size_t>(count - 1)].rest;
     if (taken < total && mass[static_cast<std::size_t>(ranked[static_cast<std::size_t>(taken)])] < worst) break;
   }
-  std::sort(candidates.begin(), candidates.begin() + count, [](const Candidate& a, const Candidate& b) { return a.row < b.row; });
+  std::sort(candidates.begin(), candidates.begin() + count,
+            [](const Candidate& a, const Candidate& b) { return a.row < b.row; });
   for (Index i = 0; i < count; ++i) {
     const std::int32_t row = candidates[static_cast<std::size_t>(i)].row;
     out.push_back({row, own(row)});
@@ -61,8 +62,7 @@ std::vector<std::int32_t> evidence_rows(const traces::SequenceInfo& sequence) {
 }  // namespace
 
 Index tile_rows(const LayerData& layer) {
-  const Index bytes_per_row =
-      layer.length() * layer.geometry().num_query_heads * static_cast<Index>(2 * sizeof(float));
+  const Index bytes_per_row = layer.length() * layer.geometry().num_query_heads * static_cast<Index>(2 * sizeof(float));
   return std::clamp<Index>(tile_bytes / bytes_per_row, 1, most_rows);
 }
 
@@ -139,7 +139,8 @@ void find_useful_sets(const LayerData& layer, const std::vector<std::vector<doub
       const Index column = (query_head % group) * rows + r;
       auto& set = tile.useful.at(query_head, r);
       if (evidence.empty()) {
-        largest_outside_row(head_mass, ranked, [&](std::int32_t row) { return probability(row, column); }, count, set);
+        largest_outside_row(
+            head_mass, ranked, [&](std::int32_t row) { return probability(row, column); }, count, set);
       } else {
         for (const std::int32_t row : evidence) {
           if (row < tile.entries) set.push_back({row, probability(row, column)});

@@ -43,7 +43,7 @@ struct Tile {
   Matrix output;                                ///< [B, Hq * d] attention output before W_O
   std::vector<double> output_squared;           ///< [B] |W_O output|^2 behind any norm; empty without W_O
   UsefulSets useful;
-  Matrix dilution, entropy;                     ///< [B, Hq]
+  Matrix dilution, entropy;  ///< [B, Hq]
 
   [[nodiscard]] Index size() const { return static_cast<Index>(rows.size()); }
 };

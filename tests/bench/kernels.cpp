@@ -30,7 +30,9 @@ void logits(benchmark::State& state) {
   Matrix out(entries, columns);
   double best = 1e9;
   for (auto _ : state) {
-    best = std::min(best, bench::fastest(1, [&] { models::logits(models::view(keys.data(), entries, dim), queries, {0.125, 0}, out); }));
+    best = std::min(best, bench::fastest(1, [&] {
+                      models::logits(models::view(keys.data(), entries, dim), queries, {0.125, 0}, out);
+                    }));
     benchmark::DoNotOptimize(out.data());
   }
   report(state, 2.0 * static_cast<double>(entries * columns * dim), best, bench::sgemm_flops(entries, columns, dim));
@@ -48,8 +50,8 @@ void attention(benchmark::State& state) {
   double best = 1e9;
   for (auto _ : state) {
     best = std::min(best, bench::fastest(1, [&] {
-      models::attend(models::view(keys.data(), entries, dim), queries, visible, {0.125, 0}, true, out);
-    }));
+                      models::attend(models::view(keys.data(), entries, dim), queries, visible, {0.125, 0}, true, out);
+                    }));
   }
   report(state, 2.0 * static_cast<double>(entries * columns * dim), best, bench::sgemm_flops(entries, columns, dim));
 }
@@ -61,8 +63,13 @@ void output_curve(benchmark::State& state) {
   const int dim = static_cast<int>(state.range(2));
   constexpr std::int32_t rows = 64;
   constexpr std::size_t budgets = 8;
-  models::Geometry geometry{.num_layers = 1, .layers = {0}, .num_query_heads = group, .num_kv_heads = 1, .head_dim = dim,
-                            .hidden_size = group * dim, .attention_scale = 0.125};
+  models::Geometry geometry{.num_layers = 1,
+                            .layers = {0},
+                            .num_query_heads = group,
+                            .num_kv_heads = 1,
+                            .head_dim = dim,
+                            .hidden_size = group * dim,
+                            .attention_scale = 0.125};
   const models::Rope rope(traces::RopeLayout::none, {});
   traces::SequenceInfo info{.name = "0", .prompt_length = entries - rows, .length = entries};
   traces::LayerTensors tensors{.length = entries};
@@ -87,7 +94,9 @@ void output_curve(benchmark::State& state) {
   sim::BlockMetrics metrics(static_cast<Index>(budgets), rows, geometry);
   double best = 1e9;
   for (auto _ : state) {
-    best = std::min(best, bench::fastest(1, [&] { sim::evaluate_chain(layer, tile, chain, 0, {0, 0, group}, metrics); }));
+    best = std::min(best, bench::fastest(1, [&] {
+                      sim::evaluate_chain(layer, tile, chain, 0, {0, 0, group}, metrics);
+                    }));
   }
   report(state, 2.0 * entries * rows * group * dim, best, bench::sgemm_flops(rows * group, dim, entries));
 }
@@ -103,15 +112,34 @@ void projection(benchmark::State& state) {
   const Matrix difference = Matrix::Random(8 * rows, width);
   std::vector<double> out(static_cast<std::size_t>(8 * rows));
   double best = 1e9;
-  for (auto _ : state) best = std::min(best, bench::fastest(1, [&] { projection.error_squared(full, difference, out); }));
+  for (auto _ : state)
+    best = std::min(best, bench::fastest(1, [&] { projection.error_squared(full, difference, out); }));
   // Counted as the plain product, so that the triangular factor may pass 1.
-  report(state, 2.0 * static_cast<double>(8 * rows * width * hidden), best, bench::sgemm_flops(8 * rows, hidden, width));
+  report(state, 2.0 * static_cast<double>(8 * rows * width * hidden), best,
+         bench::sgemm_flops(8 * rows, hidden, width));
   state.counters["factor"] = projection.uses_factor() ? 1 : 0;
 }
 
 }  // namespace
 
-BENCHMARK(logits)->ArgNames({"entries", "queries", "d"})->Args({576, 192, 64})->Args({4096, 256, 128})->Args({16384, 256, 128});
-BENCHMARK(attention)->ArgNames({"entries", "queries", "d"})->Args({576, 192, 64})->Args({4096, 256, 128})->Args({16384, 256, 128});
-BENCHMARK(output_curve)->ArgNames({"entries", "group", "d"})->Args({576, 3, 64})->Args({4096, 4, 128})->Args({16384, 4, 128});
-BENCHMARK(projection)->ArgNames({"width", "D", "rows", "points"})->Args({576, 576, 64, 1})->Args({576, 576, 64, 120})->Args({4096, 4096, 64, 8})->Iterations(5);
+BENCHMARK(logits)
+    ->ArgNames({"entries", "queries", "d"})
+    ->Args({576, 192, 64})
+    ->Args({4096, 256, 128})
+    ->Args({16384, 256, 128});
+BENCHMARK(attention)
+    ->ArgNames({"entries", "queries", "d"})
+    ->Args({576, 192, 64})
+    ->Args({4096, 256, 128})
+    ->Args({16384, 256, 128});
+BENCHMARK(output_curve)
+    ->ArgNames({"entries", "group", "d"})
+    ->Args({576, 3, 64})
+    ->Args({4096, 4, 128})
+    ->Args({16384, 4, 128});
+BENCHMARK(projection)
+    ->ArgNames({"width", "D", "rows", "points"})
+    ->Args({576, 576, 64, 1})
+    ->Args({576, 576, 64, 120})
+    ->Args({4096, 4096, 64, 8})
+    ->Iterations(5);

@@ -27,13 +27,15 @@ TraceShape smollm2_shape() {
 }
 
 TraceShape shape_8b(int tokens, int layers) {
-  return {.layers = layers, .query_heads = 32, .kv_heads = 8, .head_dim = 128, .hidden_size = 4096, .prompt = tokens - 64};
+  return {
+      .layers = layers, .query_heads = 32, .kv_heads = 8, .head_dim = 128, .hidden_size = 4096, .prompt = tokens - 64};
 }
 
 std::filesystem::path write_random_trace(const TraceShape& shape) {
   static int count = 0;
-  const std::filesystem::path path = std::filesystem::temp_directory_path() /
-                                     ("evictsim-bench-" + std::to_string(getpid()) + "-" + std::to_string(count++) + ".h5");
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() /
+      ("evictsim-bench-" + std::to_string(getpid()) + "-" + std::to_string(count++) + ".h5");
   traces::Header header{.model = "random", .engine = "bench", .engine_version = "1", .created = "2026-01-01T00:00:00Z"};
   header.num_layers = shape.layers;
   header.num_query_heads = shape.query_heads;

@@ -16,7 +16,7 @@ struct TraceShape {
   int hidden_size = 64;
   int prompt = 512;
   int decode = 64;
-  int window = 64;       ///< prompt rows at the end that have a query, beside the decode rows
+  int window = 64;  ///< prompt rows at the end that have a query, beside the decode rows
   bool with_w_o = true;
   bool compress = false;
   traces::TensorType type = traces::TensorType::float16;

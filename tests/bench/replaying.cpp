@@ -23,7 +23,9 @@ class Sink final : public sim::ReplayObserver {
   void failed(std::size_t, const std::string& why) override { throw std::runtime_error(why); }
   void prompt_cut(sim::PromptCut&& cut) override { benchmark::DoNotOptimize(cut.kept.data()); }
   void full_block(const sim::FullBlock& block) override { benchmark::DoNotOptimize(block.layer); }
-  void layer_block(const sim::LayerBlock& block) override { error += block.error_squared.empty() ? 0 : block.error_squared[0]; }
+  void layer_block(const sim::LayerBlock& block) override {
+    error += block.error_squared.empty() ? 0 : block.error_squared[0];
+  }
   void end_sequence() override {}
   void progress(double) override {}
   double error = 0;
@@ -121,14 +123,36 @@ bench::TraceShape without_w_o(bench::TraceShape shape) {
 
 }  // namespace
 
-BENCHMARK_CAPTURE(sweep, smollm2_all_policies_8_budgets, "all", bench::smollm2_shape(), 8)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(sweep, smollm2_rank_once_8_budgets, rank_once, bench::smollm2_shape(), 8)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(sweep, smollm2_one_policy_1_budget, "snapkv", bench::smollm2_shape(), 1)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(sweep, layers_8b_T4096_8_budgets, rank_once, bench::shape_8b(4096, 2), 8)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(sweep, layers_8b_T16384_8_budgets, rank_once, bench::shape_8b(16384, 2), 8)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(sweep, layers_8b_T16384_1_policy_1_budget, "snapkv", bench::shape_8b(16384, 2), 1)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(sweep, layers_8b_T16384_8_layers, "snapkv", bench::shape_8b(16384, 8), 1)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(budgets_8_over_1, smollm2, "snapkv", bench::smollm2_shape())->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(budgets_8_over_1, layers_8b_T4096, "snapkv", bench::shape_8b(4096, 2))->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(budgets_8_over_1, layers_8b_T16384, "snapkv", bench::shape_8b(16384, 2))->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(budgets_8_over_1, layers_8b_T16384_without_w_o, "snapkv", without_w_o(bench::shape_8b(16384, 2)))->Iterations(1)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(sweep, smollm2_all_policies_8_budgets, "all", bench::smollm2_shape(), 8)
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(sweep, smollm2_rank_once_8_budgets, rank_once, bench::smollm2_shape(), 8)
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(sweep, smollm2_one_policy_1_budget, "snapkv", bench::smollm2_shape(), 1)
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(sweep, layers_8b_T4096_8_budgets, rank_once, bench::shape_8b(4096, 2), 8)
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(sweep, layers_8b_T16384_8_budgets, rank_once, bench::shape_8b(16384, 2), 8)
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(sweep, layers_8b_T16384_1_policy_1_budget, "snapkv", bench::shape_8b(16384, 2), 1)
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(sweep, layers_8b_T16384_8_layers, "snapkv", bench::shape_8b(16384, 8), 1)
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(budgets_8_over_1, smollm2, "snapkv", bench::smollm2_shape())
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(budgets_8_over_1, layers_8b_T4096, "snapkv", bench::shape_8b(4096, 2))
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(budgets_8_over_1, layers_8b_T16384, "snapkv", bench::shape_8b(16384, 2))
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(budgets_8_over_1, layers_8b_T16384_without_w_o, "snapkv", without_w_o(bench::shape_8b(16384, 2)))
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond);

@@ -120,7 +120,8 @@ Agreement compare_layer(const Scores& golden_scores, const std::vector<std::vect
         // max + 1 carries the rounding of the layer's largest score beside its own.
         if (!(std::abs(got - expected) <= 1e-6 * std::abs(expected) + slack)) {
           ++result.wrong_sets;
-          result.first_fault = fmt::format("head {} entry {}: protected score {} instead of {}", head, row, got, expected);
+          result.first_fault =
+              fmt::format("head {} entry {}: protected score {} instead of {}", head, row, got, expected);
           return result;
         }
         continue;
@@ -148,7 +149,8 @@ Agreement compare_layer(const Scores& golden_scores, const std::vector<std::vect
   }
   if (golden_total != our_total) {
     ++result.wrong_sets;
-    if (result.first_fault.empty()) result.first_fault = fmt::format("{} entries in the layer instead of {}", our_total, golden_total);
+    if (result.first_fault.empty())
+      result.first_fault = fmt::format("{} entries in the layer instead of {}", our_total, golden_total);
   }
   return result;
 }

@@ -22,7 +22,7 @@ struct Agreement {
   double largest_difference = 0;  ///< of an unprotected score, as a share of the spread
   double spread = 0;
   int equal_sets = 0;
-  int tied_sets = 0;   ///< different only in entries within the tolerance of the cut
+  int tied_sets = 0;  ///< different only in entries within the tolerance of the cut
   int wrong_sets = 0;
   std::string first_fault;
   void add(const Agreement& other);

@@ -33,14 +33,14 @@ double tolerance_of(const std::string& press) {
 }
 
 /// Classes that are not presets yet; a class that appears in the registry must leave this list.
-const std::set<std::string> not_yet = {"BlockPress", "CapPress", "ChunkPress", "ChunkKVPress", "CompactorPress",
-                                       "CriticalAdaKVPress", "CriticalKVPress", "CURPress", "FinchPress",
-                                       "LeverageScorePress", "NonCausalAttnPress", "SimLayerKVPress"};
+const std::set<std::string> not_yet = {"BlockPress",     "CapPress",           "ChunkPress",         "ChunkKVPress",
+                                       "CompactorPress", "CriticalAdaKVPress", "CriticalKVPress",    "CURPress",
+                                       "FinchPress",     "LeverageScorePress", "NonCausalAttnPress", "SimLayerKVPress"};
 
 std::vector<std::int32_t> as_rows(const H5Array& array) { return {array.values.begin(), array.values.end()}; }
 
-Agreement compare_press(const std::string& trace, const H5File& golden, const std::string& press, const std::string& ratio,
-                        const std::string& policy, double tolerance, bool counts_move) {
+Agreement compare_press(const std::string& trace, const H5File& golden, const std::string& press,
+                        const std::string& ratio, const std::string& policy, double tolerance, bool counts_move) {
   const ReplayCollector ours = replay_golden(trace, policy, policies::Budget::from_compression_ratio(ratio));
   Agreement total;
   for (std::size_t slot = 0; slot < ours.start.layers.size(); ++slot) {
@@ -98,11 +98,12 @@ TEST_CASE("every press in golden agrees within its tolerance", "[golden]") {
 
 TEST_CASE("presses that cut while decoding keep what kvpress keeps", "[golden]") {
   const H5File golden(golden_path("tiny-g2.golden.h5"));
-  const std::map<std::string, std::string> presses = {{"knorm", "KnormPress"}, {"keydiff", "KeyDiffPress"}, {"tova", "TOVAPress"}};
+  const std::map<std::string, std::string> presses = {
+      {"knorm", "KnormPress"}, {"keydiff", "KeyDiffPress"}, {"tova", "TOVAPress"}};
   for (const auto& [name, press] : presses) {
-    const ReplayCollector ours =
-        replay_golden("tiny-g2", "kvpress:DecodingPress(base_press=" + press + "(),compression_interval=4,target_size=144)",
-                      policies::Budget::parse("144"), true);
+    const ReplayCollector ours = replay_golden(
+        "tiny-g2", "kvpress:DecodingPress(base_press=" + press + "(),compression_interval=4,target_size=144)",
+        policies::Budget::parse("144"), true);
     const CollectedRows& rows = ours.rows.at({0, 0});
     const auto length = static_cast<std::size_t>(ours.start.length);
     for (const std::string& row : golden.children("/reference/decode/" + name)) {

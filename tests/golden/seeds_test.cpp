@@ -114,7 +114,8 @@ TEST_CASE("H2O's evictions row by row are the authors'", "[golden]") {
           for (std::size_t r = 0; r < rows.size(); ++r) {
             std::vector<std::int32_t> resident;
             for (std::size_t entry = 0; entry < length; ++entry) {
-              if (replayed.resident_rows[head][r * length + entry] != 0) resident.push_back(static_cast<std::int32_t>(entry));
+              if (replayed.resident_rows[head][r * length + entry] != 0)
+                resident.push_back(static_cast<std::int32_t>(entry));
             }
             CAPTURE(trace, id, budget, layer, head, r);
             CHECK(resident == rows_without_padding(&kept.values[r * kept.shape[1]], kept.shape[1]));

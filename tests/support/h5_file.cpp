@@ -43,7 +43,8 @@ std::string attribute_text(hid_t attribute) {
       text = fmt::format("{}", value);
       break;
     }
-    default: text = "?";
+    default:
+      text = "?";
   }
   H5Tclose(type);
   return text;

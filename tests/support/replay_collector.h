@@ -17,9 +17,9 @@ struct CollectedRows {
   std::vector<std::int32_t> rows;
   int query_heads = 0;
   std::vector<float> retained_mass, output_error, dilution, entropy;  ///< [R * Hq]
-  std::vector<double> error_squared, output_squared;                   ///< [R]
-  std::vector<std::int32_t> resident, evicted;                         ///< [R * heads]
-  std::vector<std::vector<std::uint8_t>> resident_rows;                ///< [head] [R * T]
+  std::vector<double> error_squared, output_squared;                  ///< [R]
+  std::vector<std::int32_t> resident, evicted;                        ///< [R * heads]
+  std::vector<std::vector<std::uint8_t>> resident_rows;               ///< [head] [R * T]
 };
 
 /// Results of one sequence, by (point, layer slot).

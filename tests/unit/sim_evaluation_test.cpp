@@ -258,7 +258,7 @@ TEST_CASE("residency that changes from row to row") {
     for (const Tile& tile : make_tiles(layer.data(), block, 5)) {
       BlockMetrics metrics(1, tile.size(), layer.data().geometry());
       for (std::size_t head = 0; head < heads.size(); ++head) {
-        evaluate_resident(layer.data(), tile, last_row[head], heads[head], metrics);
+        evaluate_resident(layer.data(), tile, last_row[head], heads[head], 0, metrics);
         for (int g = 0; g < heads[head].query_heads; ++g) {
           const int query_head = heads[head].first_query_head + g;
           for (Index r = 0; r < tile.size(); ++r) {
@@ -302,7 +302,7 @@ TEST_CASE("what is left has next to no mass") {
   BlockMetrics at_once(2, tile.size(), layer.data().geometry());
   BlockMetrics by_row(1, tile.size(), layer.data().geometry());
   evaluate_chain(layer.data(), tile, chain, 0, heads[0], at_once);
-  evaluate_resident(layer.data(), tile, last_row, heads[0], by_row);
+  evaluate_resident(layer.data(), tile, last_row, heads[0], 0, by_row);
   Comparison comparison(trace);
   std::vector<bool> without_both = resident_set({}, 0, 26);
   without_both[0] = false;

@@ -362,3 +362,11 @@ TEST_CASE("a file truncated at any byte is refused") {
   }
   CHECK(accepted == 0);
 }
+
+TEST_CASE("a file that is cut after it was opened is refused when its values are read") {
+  const bool compress = GENERATE(false, true);
+  write_small_trace("cut.h5", {TensorType::float16, compress}, 1);
+  const Reader reader("cut.h5");
+  std::filesystem::resize_file("cut.h5", 64);
+  check_throws([&] { static_cast<void>(reader.read_layer(0, 3)); }, "cut.h5", ErrorCode::not_a_trace, "", "damaged");
+}

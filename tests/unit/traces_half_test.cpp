@@ -132,3 +132,18 @@ TEST_CASE("bulk conversion gives the bits of the scalar one at any length") {
     }
   }
 }
+
+TEST_CASE("bulk conversion tells of every pattern, at every place, whether it is finite") {
+  int wrong = 0;
+  for (std::uint32_t bits = 0; bits < 65536; ++bits) {
+    std::vector<std::uint16_t> patterns(37, 0x8001);
+    std::vector<float> values(patterns.size());
+    const std::size_t place = bits % patterns.size();
+    patterns[place] = static_cast<std::uint16_t>(bits);
+    const bool half_finite = halves_to_floats(patterns.data(), values.data(), values.size());
+    wrong += half_finite != std::isfinite(half_to_float(patterns[place]));
+    const bool bfloat_finite = bfloats_to_floats(patterns.data(), values.data(), values.size());
+    wrong += bfloat_finite != std::isfinite(bfloat_to_float(patterns[place]));
+  }
+  CHECK(wrong == 0);
+}

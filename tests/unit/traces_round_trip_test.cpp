@@ -171,6 +171,50 @@ TEST_CASE("rows that fill many chunks come back in order") {
   CHECK(tensors.q_rows.empty());
 }
 
+TEST_CASE("values do not depend on how a valid file lays them out") {
+  const std::filesystem::path path = "layout.h5";
+  const char* const name = "/sequences/000000/layer_003/k";
+  write_small_trace(path, {TensorType::float32, false}, 1);
+  const std::vector<float> values = pattern(320, 7);
+  const std::vector<std::vector<hsize_t>> chunks = {{}, {7, 2, 8}, {20, 2, 8}, {7, 1, 8}, {3, 2, 5}};
+  for (const std::vector<hsize_t>& chunk : chunks) {
+    edit_file(path, [&](hid_t file) {
+      H5Ldelete(file, name, H5P_DEFAULT);
+      const hsize_t extents[3] = {20, 2, 8};
+      const hid_t properties = H5Pcreate(H5P_DATASET_CREATE);
+      if (!chunk.empty()) H5Pset_chunk(properties, 3, chunk.data());
+      const hid_t space = H5Screate_simple(3, extents, nullptr);
+      const hid_t dataset = H5Dcreate2(file, name, H5T_IEEE_F32LE, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+      CHECK(H5Dwrite(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) >= 0);
+      H5Dclose(dataset);
+      H5Sclose(space);
+      H5Pclose(properties);
+    });
+    CHECK(equal(Reader(path).read_layer(0, 3).k, head_major(values, 2, 8)));
+    // HDF5 also looks for its signature at byte 512: what lies before is a user's.
+    const std::filesystem::path behind = "behind_user_block.h5";
+    {
+      std::ifstream original(path, std::ios::binary);
+      std::ofstream(behind, std::ios::binary) << std::string(512, 'u') << original.rdbuf();
+    }
+    CHECK(equal(Reader(behind).read_layer(0, 3).k, head_major(values, 2, 8)));
+  }
+}
+
+TEST_CASE("tensors that are read into the same memory do not mix") {
+  write_small_trace("reused.h5", {TensorType::bfloat16, true});
+  const Reader reader("reused.h5");
+  LayerTensors tensors;
+  for (const int layer : {1, 3, 1}) {
+    reader.read_layer(1, layer, tensors);
+    const LayerTensors fresh = reader.read_layer(1, layer);
+    CHECK(equal(tensors.k, fresh.k));
+    CHECK(equal(tensors.v, fresh.v));
+    CHECK(equal(tensors.q, fresh.q));
+    CHECK(tensors.q_rows == fresh.q_rows);
+  }
+}
+
 TEST_CASE("nothing is visible under the final name before the seal, and nothing is left after a failure") {
   const std::filesystem::path directory = fresh_directory("sealing");
   const std::filesystem::path path = directory / "trace.h5";
