@@ -160,7 +160,8 @@ void RunAccumulator::Sequence::fill_decode(std::size_t point, RunRow& row) const
   const auto estimate = [&](std::size_t metric) {
     return combine_layers(layers_of(point, metric), over_layers(metric));
   };
-  const auto put = [&row](const Estimate& value, Metric mean, Metric low, Metric high) {
+  const auto put = [&row](const Estimate& unbounded, Metric mean, Metric low, Metric high) {
+    const Estimate value = within_range(mean, unbounded);
     row[mean] = value.mean;
     row[low] = value.low;
     row[high] = value.high;

@@ -14,9 +14,7 @@ namespace hdf5 = traces::hdf5;
 
 PendingFile::PendingFile(const std::filesystem::path& path)
     : path_(path), temporary_(path.string() + ".tmp." + std::to_string(::getpid())) {
-  if (std::filesystem::is_directory(path)) {
-    throw Error(ErrorCode::invalid_argument, "is a directory; give the name of a file", {.file = path.string()});
-  }
+  traces::require_replaceable(path);
   try {  // for the system's reason when it does not work; HDF5 has none
     const traces::FileDescriptor file(temporary_, O_WRONLY | O_CREAT | O_TRUNC, "create the file");
   } catch (const Error& problem) {

@@ -1,5 +1,7 @@
 #include "analysis/run_row.h"
 
+#include <algorithm>
+
 #include "analysis/csv.h"
 
 namespace evictsim::analysis {
@@ -44,6 +46,25 @@ constexpr std::array<const char*, metric_count> metric_names = {"kept_entries",
 }  // namespace
 
 const char* to_string(Metric metric) noexcept { return metric_names[static_cast<std::size_t>(metric)]; }
+
+Estimate within_range(Metric metric, Estimate estimate) {
+  double most = std::numeric_limits<double>::infinity();
+  switch (metric) {
+    case Metric::kept_fraction:
+    case Metric::retained_mass:
+    case Metric::dilution_full:
+    case Metric::dilution:
+    case Metric::oracle_overlap:
+    case Metric::span_retention:
+      most = 1;
+      break;
+    default:
+      break;
+  }
+  // Comparisons with NaN are false, so that what is not available stays so.
+  for (double* value : {&estimate.mean, &estimate.low, &estimate.high}) *value = std::clamp(*value, 0.0, most);
+  return estimate;
+}
 
 std::vector<std::string> column_names() {
   std::vector<std::string> names = {"trace", "sequence", "policy", "budget"};

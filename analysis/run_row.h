@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "analysis/statistics.h"
+
 namespace evictsim::analysis {
 
 /// The numbers of a row, in the order of their columns.
@@ -75,6 +77,10 @@ struct RunRow {
     return values;
   }
 };
+
+/// `estimate` within the range the metric can have: Student's interval is symmetric and knows of none, and rounding can
+/// carry a share past 1.
+Estimate within_range(Metric metric, Estimate estimate);
 
 /// Names of run.csv's columns.
 std::vector<std::string> column_names();

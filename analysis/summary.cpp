@@ -24,7 +24,8 @@ std::vector<PointSummary> summarise(const std::vector<RunRow>& rows) {
   }
   for (std::size_t index = 0; index < summaries.size(); ++index) {
     for (std::size_t metric = 0; metric < metric_count; ++metric) {
-      summaries[index].metrics[metric] = student_estimate(values[index][metric]);
+      summaries[index].metrics[metric] =
+          within_range(static_cast<Metric>(metric), student_estimate(values[index][metric]));
     }
   }
   return summaries;

@@ -12,7 +12,7 @@
 namespace evictsim::policies {
 namespace {
 
-constexpr double largest_share = 1e6;
+constexpr double fewest_entries = 2;  // below it a number is a share
 constexpr double most_entries = 1e12;
 
 std::string_view trimmed(std::string_view text) {
@@ -37,12 +37,13 @@ Budget::Budget(std::string text, double value, bool in_entries)
 Budget Budget::parse(std::string_view text) {
   const std::string_view number_text = trimmed(text);
   const double number = number_of(number_text);
-  const bool whole = !number_text.empty() && number_text.find_first_not_of("0123456789") == std::string_view::npos;
-  const bool in_entries = whole && number >= 2;
-  if (!(number > 0) || number > (in_entries ? most_entries : largest_share)) {
-    throw Error(ErrorCode::invalid_argument,
-                "must be a share of the prompt kept (0.2; 1 keeps all) or a whole number of entries from 2 on (512)",
-                {.parameter = "budget", .value = std::string(text)});
+  const bool in_entries = number >= fewest_entries;
+  if (!(number > 0) || (in_entries && (number > most_entries || number != std::trunc(number)))) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        "must be a share of the prompt kept, above 0 and below 2 (0.2; 1 keeps all), or a whole number of entries, "
+        "2 .. 1e12 (512)",
+        {.parameter = "budget", .value = std::string(text)});
   }
   return {std::string(number_text), number, in_entries};
 }

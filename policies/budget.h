@@ -12,8 +12,9 @@ namespace evictsim::policies {
 /// How much of the cache a policy may keep.
 class Budget {
  public:
-  /// "0.2" or "1": share of the prompt's entries kept per KV head on average, > 0 (a share above 1 counts decoded
-  /// entries too); "512" (a whole number from 2 on): entries per KV head. Throws Error(invalid_argument).
+  /// Below 2 ("0.2", "1", "1.03"): share of the prompt's entries kept per KV head on average, > 0; a share above 1
+  /// keeps decoded entries too. A whole number from 2 on, however spelt ("512", "512.0", "1e3"): entries per KV head.
+  /// Throws Error(invalid_argument), also for other numbers above 2.
   static Budget parse(std::string_view text);
   /// `ratio` is the share removed, 0 <= ratio < 1, as kvpress takes it; `text()` is then the shortest decimal of
   /// 1 - ratio that reads back as the same double.

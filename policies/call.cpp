@@ -24,7 +24,8 @@ bool is_word(char character) {
 
 class CallParser {
  public:
-  explicit CallParser(std::string_view text) : text_(text) {}
+  CallParser(std::string_view text, TrailingComma trailing_comma)
+      : text_(text), trailing_comma_(trailing_comma == TrailingComma::allowed) {}
 
   Call parse() {
     Call call = value(0);
@@ -35,7 +36,7 @@ class CallParser {
 
  private:
   Call value(int depth) {
-    if (depth > deepest_nesting) fail("nested too deeply");
+    if (depth > deepest_nesting) fail("nested too deep");
     skip_blanks();
     Call call;
     call.place = place_;
@@ -68,7 +69,8 @@ class CallParser {
       skip_blanks();
       if (at(',')) {
         ++place_;
-        continue;
+        skip_blanks();
+        if (!trailing_comma_ || !at(')')) continue;
       }
       if (at(')')) {
         ++place_;
@@ -112,10 +114,11 @@ class CallParser {
   }
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(ErrorCode::invalid_argument, fmt::format("character {}: {}", place_ + 1, what),
-                {.parameter = "policy", .value = std::string(text_)});
+                {.parameter = policy_option, .value = std::string(text_)});
   }
 
   std::string_view text_;
+  bool trailing_comma_;
   std::size_t place_ = 0;
 };
 
@@ -126,12 +129,14 @@ bool is_composition_key(std::string_view key) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
-Call parse_call(std::string_view text) { return CallParser(text).parse(); }
+Call parse_call(std::string_view text, TrailingComma trailing_comma) {
+  return CallParser(text, trailing_comma).parse();
+}
 
 std::vector<std::string> split_list(std::string_view list) {
   const auto fail = [&](std::size_t place, const char* what) {
     throw Error(ErrorCode::invalid_argument, fmt::format("character {}: {}", place + 1, what),
-                {.parameter = "list", .value = std::string(list)});
+                {.parameter = policy_option, .value = std::string(list)});
   };
   std::vector<std::string> items;
   std::string item;

@@ -29,10 +29,16 @@ inline constexpr const char* compose_name = "compose";
 /// Whether `key` swaps a part of any policy (`schedule=every()`) and so cannot name a parameter.
 bool is_composition_key(std::string_view key);
 
+/// The option that takes policies, as errors name it.
+inline constexpr const char* policy_option = "--policy";
+
+/// Whether the last argument of a call may be followed by a comma, as Python allows.
+enum class TrailingComma { refused, allowed };
+
 /// Reads the whole of `text`. Words hold any characters but blanks, parentheses, commas, `=` and quotes; quoted text
 /// ('...' or "...") holds any, with a backslash before a quote or backslash. Positional arguments come before named
 /// ones. Throws Error(invalid_argument) naming the character where the text stops making sense.
-Call parse_call(std::string_view text);
+Call parse_call(std::string_view text, TrailingComma trailing_comma = TrailingComma::refused);
 
 /// Splits `list` at its top-level commas; blanks around items are dropped. Throws Error(invalid_argument) for an empty
 /// item and unbalanced parentheses or quotes.

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "policies/call.h"
+#include "policies/kvpress.h"
 #include "policies/names.h"
 #include "traces/error.h"
 
@@ -18,14 +19,15 @@ constexpr const char* uniform_name = "uniform";
 constexpr const char* once_name = "once";
 
 [[noreturn]] void fail(const Call& call, const std::string& what) {
-  throw Error(ErrorCode::invalid_argument, what, {.parameter = "policy", .value = call.name});
+  throw Error(ErrorCode::invalid_argument, what, {.parameter = policy_option, .value = call.name});
 }
 
 /// Reads calls as policies or parts.
 class CompositionReader {
  public:
   Composition policy(const Call& call, int depth) const {
-    if (depth > deepest_expansion) fail(call, "presets expand into each other without end");
+    if (depth > deepest_expansion)
+      fail(call, fmt::format("nested too deep, {} levels are possible", deepest_expansion));
     if (call.quoted) fail(call, "a policy is expected");
     Composition composition = call.name == compose_name ? composed(call) : named(call, depth);
     swap_parts(call, composition);
@@ -35,7 +37,8 @@ class CompositionReader {
 
  private:
   Composition named(const Call& call, int depth) const {
-    const Part& part = find_part(call.name);
+    refuse_press(call, depth);
+    const Part& part = find_part(call.name, PartRole::policy);
     if (part.is_scorer()) {
       refuse_positional(call);
       return {.scorer = PartUse{&part, parameters(part, call)},
@@ -80,7 +83,7 @@ class CompositionReader {
       }
       if (argument.key != "scorer") continue;
       if (scorer) fail(call, "two scorers given, one is possible");
-      const Part& part = find_part(argument.value.name);
+      const Part& part = find_part(argument.value.name, PartRole::scorer);
       if (!part.is_scorer()) fail(argument.value, fmt::format("is a {}, not a scorer", part.kind()));
       refuse_positional(argument.value);
       refuse_parts(argument.value);
@@ -114,7 +117,7 @@ class CompositionReader {
   }
 
   PartUse allocator(const Call& call) const {
-    const Part& part = find_part(call.name);
+    const Part& part = find_part(call.name, PartRole::allocator);
     if (!part.is_allocator()) fail(call, fmt::format("is a {}, not an allocator", part.kind()));
     const std::vector<const Call*> nested = positional(call);
     const bool outer = std::holds_alternative<MakeOuterAllocator>(part.make);
@@ -128,13 +131,13 @@ class CompositionReader {
   }
 
   PartUse schedule(const Call& call) const {
-    const Part& part = find_part(call.name);
+    const Part& part = find_part(call.name, PartRole::schedule);
     if (!part.is_schedule()) fail(call, fmt::format("is a {}, not a schedule", part.kind()));
     return leaf(part, call);
   }
 
   PartUse protection(const Call& call) const {
-    const Part& part = find_part(call.name);
+    const Part& part = find_part(call.name, PartRole::protection);
     if (!part.is_protection()) fail(call, fmt::format("is a {}, not a protection", part.kind()));
     return leaf(part, call);
   }
@@ -169,6 +172,19 @@ class CompositionReader {
       if (argument.key.empty()) calls.push_back(&argument.value);
     }
     return calls;
+  }
+
+  /// A press among our own names.
+  static void refuse_press(const Call& call, int depth) {
+    const bool prefixed = call.name.starts_with(press_prefix);
+    const std::string press = press_named(prefixed ? call.name.substr(press_prefix.size()) : call.name);
+    if (!prefixed && press.empty()) return;
+    if (depth > 0) {
+      fail(call,
+           fmt::format("{0} stands outside, before presses only, as in {0}AdaKVPress(SnapKVPress())", press_prefix));
+    }
+    fail(call, fmt::format("is a press of kvpress; write {}{}({})", press_prefix, press,
+                           call.arguments.empty() ? "" : "..."));
   }
 
   static void refuse_positional(const Call& call) {
@@ -249,7 +265,7 @@ Policy make_policy(const Composition& composition, std::string name) {
   } else {
     if (policy.schedule->cuts_while_decoding()) {
       throw Error(ErrorCode::invalid_argument, "an oracle cuts once, after the prompt: schedule=once()",
-                  {.parameter = "policy", .value = policy.name});
+                  {.parameter = policy_option, .value = policy.name});
     }
     const auto& oracle = std::get<MakeOracle>(composition.scorer->part->make);
     policy.make_oracle = [oracle, parameters] { return oracle(parameters); };

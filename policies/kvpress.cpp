@@ -13,10 +13,22 @@
 #include "policies/budget.h"
 #include "policies/call.h"
 #include "policies/names.h"
+#include "policies/registry.h"
 #include "traces/error.h"
 
 namespace evictsim::policies {
 namespace {
+
+constexpr std::int64_t fewest_target = 2;  // 1 is a share here
+constexpr std::int64_t most_target = 1'000'000'000'000;
+
+template <typename Number>
+std::optional<Number> read_number(const std::string& text) {
+  Number number{};
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failure != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
 
 /// A policy call under construction.
 struct PolicyText {
@@ -39,7 +51,8 @@ enum class ValueKind { integer, number, boolean, optional_integer, press };
 struct PressArgument {
   const char* name;
   ValueKind kind;
-  const char* default_value;  ///< as Python writes it; nullptr: must be given
+  const char* default_value;          ///< as Python writes it; nullptr: must be given
+  const char* counterpart = nullptr;  ///< our parameter, whose range holds; nullptr: none
 };
 
 /// The arguments of one press, all set, in our notation.
@@ -53,6 +66,7 @@ struct PressArguments {
 
 struct Press {
   const char* name;
+  const char* part;  ///< of ours, which has the counterparts
   std::vector<PressArgument> arguments;
   std::function<PolicyText(const PressArguments&)> map;
 };
@@ -99,66 +113,82 @@ PolicyText map_decoding(const PressArguments& given) {
                 {.parameter = pyramid_press});
   }
   text.schedule = fmt::format("every(steps={},prompt=false)", given["compression_interval"]);
-  if (given["target_size"] == "1") {
-    throw Error(ErrorCode::invalid_argument, "must be 2 or more", {.parameter = "target_size", .value = "1"});
-  }
   text.budget = given["target_size"];
+  const auto target = read_number<std::int64_t>(text.budget);
+  if (!target || *target < fewest_target || *target > most_target) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("must be integer, {} .. {}", fewest_target, most_target),
+                {.parameter = fmt::format("{}: target_size", decoding_press), .value = text.budget});
+  }
   return text;
 }
 
 const std::vector<Press>& presses() {
   using enum ValueKind;
   static const std::vector<Press> table = {
-      {adakv_press, {{"press", press, nullptr}, {"alpha_safeguard", number, "0.20"}}, map_adakv},
+      {adakv_press, "adakv", {{"press", press, nullptr}, {"alpha_safeguard", number, "0.20", "alpha"}}, map_adakv},
       {decoding_press,
+       "every",
        {{"base_press", press, nullptr},
-        {"compression_interval", integer, "512"},
+        {"compression_interval", integer, "512", "steps"},
         {"target_size", integer, "2048"},
         // How many hidden states kvpress keeps for scoring while decoding; here every query seen is at hand.
         {"hidden_states_buffer_size", integer, "256"}},
        map_decoding},
       {"ExpectedAttentionPress",
+       "expected_attention",
        {ratio,
-        {"n_future_positions", integer, "512"},
-        {"n_sink", integer, "4"},
+        {"n_future_positions", integer, "512", "future"},
+        {"n_sink", integer, "4", "sinks"},
         {"use_covariance", boolean, "True"},
         {"use_vnorm", boolean, "True"},
-        {"epsilon", number, "0.0"}},
+        {"epsilon", number, "0.0", "epsilon"}},
        [](const PressArguments& given) -> PolicyText {
          return {.name = "expected_attention",
                  .arguments = {"future=" + given["n_future_positions"], "sinks=" + given["n_sink"],
                                "covariance=" + given["use_covariance"], "value_norm=" + given["use_vnorm"],
                                "epsilon=" + given["epsilon"]}};
        }},
-      {"KeyDiffPress", {ratio}, [](const PressArguments&) -> PolicyText { return {.name = "keydiff"}; }},
-      {"KnormPress", {ratio}, [](const PressArguments&) -> PolicyText { return {.name = "knorm"}; }},
+      {"KeyDiffPress", "keydiff", {ratio}, [](const PressArguments&) -> PolicyText { return {.name = "keydiff"}; }},
+      {"KnormPress", "knorm", {ratio}, [](const PressArguments&) -> PolicyText { return {.name = "knorm"}; }},
       {"LagKVPress",
-       {ratio, {"n_sink", integer, "4"}, {"lag_size", integer, "128"}, {"cross_scoring", boolean, "False"}},
+       "lagkv",
+       {ratio,
+        {"n_sink", integer, "4", "sinks"},
+        {"lag_size", integer, "128", "lag"},
+        {"cross_scoring", boolean, "False"}},
        [](const PressArguments& given) -> PolicyText {
          return {
              .name = "lagkv",
              .arguments = {"sinks=" + given["n_sink"], "lag=" + given["lag_size"], "cross=" + given["cross_scoring"]}};
        }},
       {"ObservedAttentionPress",
+       "observed_attention",
        {ratio, {"output_attentions", boolean, "False"}},
        [](const PressArguments&) -> PolicyText { return {.name = "observed_attention"}; }},
       {pyramid_press,
-       {ratio, {"window_size", integer, "64"}, {"kernel_size", integer, "5"}, {"beta", integer, "20"}},
+       "pyramidkv",
+       {ratio,
+        {"window_size", integer, "64", "window"},
+        {"kernel_size", integer, "5", "kernel"},
+        {"beta", integer, "20", "beta"}},
        map_pyramid},
       {"RandomPress",
-       {ratio, {"seed", optional_integer, "None"}},
+       "random",
+       {ratio, {"seed", optional_integer, "None", "seed"}},
        [](const PressArguments& given) -> PolicyText {
          return {.name = "random", .arguments = {"seed=" + given["seed"]}};
        }},
       {"SnapKVPress",
-       {ratio, {"window_size", integer, "64"}, {"kernel_size", integer, "5"}},
+       "snapkv",
+       {ratio, {"window_size", integer, "64", "window"}, {"kernel_size", integer, "5", "kernel"}},
        [](const PressArguments& given) { return map_snapkv("snapkv", given); }},
       {"StreamingLLMPress",
-       {ratio, {"n_sink", integer, "4"}},
+       "streaming_llm",
+       {ratio, {"n_sink", integer, "4", "sinks"}},
        [](const PressArguments& given) -> PolicyText {
          return {.name = "streaming_llm", .arguments = {"variant=library", "sinks=" + given["n_sink"]}};
        }},
-      {"TOVAPress", {ratio}, [](const PressArguments&) -> PolicyText {
+      {"TOVAPress", "tova", {ratio}, [](const PressArguments&) -> PolicyText {
          return {.name = "tova", .arguments = {"variant=library"}};
        }}};
   return table;
@@ -213,11 +243,36 @@ const Press& find_press(const std::string& name) {
               {.parameter = "kvpress", .value = name});
 }
 
-template <typename Number>
-bool reads_as(const std::string& text) {
-  Number number{};
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return failure == std::errc() && end == text.data() + text.size();
+/// A Python number without the underscores that may stand between its digits.
+std::string plain_number(const std::string& literal) {
+  const auto is_digit = [](char character) { return character >= '0' && character <= '9'; };
+  std::string plain;
+  for (std::size_t i = 0; i < literal.size(); ++i) {
+    const bool separates =
+        literal[i] == '_' && i > 0 && i + 1 < literal.size() && is_digit(literal[i - 1]) && is_digit(literal[i + 1]);
+    if (!separates) plain += literal[i];
+  }
+  return plain;
+}
+
+/// Runs `check`; its error names `argument` of `press` in place of our parameter.
+template <typename Check>
+auto as_argument(const char* press, const char* argument, const Check& check) {
+  try {
+    return check();
+  } catch (const Error& error) {
+    throw Error(error.code(), error.message(),
+                {.parameter = fmt::format("{}: {}", press, argument), .value = error.context().value});
+  }
+}
+
+/// Throws unless our counterpart of the argument takes `value`.
+void check_range(const Press& press, const PressArgument& argument, const std::string& value) {
+  if (argument.counterpart == nullptr) return;
+  const std::string name = argument.counterpart;
+  std::vector<ParameterSpec> specs = find_part(press.part).parameters;
+  std::erase_if(specs, [&](const ParameterSpec& spec) { return spec.name != name; });
+  as_argument(press.name, argument.name, [&] { return Parameters(press.part, specs, {{name, value}}); });
 }
 
 /// A Python literal in our notation.
@@ -233,10 +288,10 @@ std::string value_of(const Press& press, const PressArgument& argument, const Ca
         if (value.name == "None") return "0";
         [[fallthrough]];
       case ValueKind::integer:
-        if (reads_as<std::int64_t>(value.name)) return value.name;
+        if (const std::string number = plain_number(value.name); read_number<std::int64_t>(number)) return number;
         break;
       case ValueKind::number:
-        if (reads_as<double>(value.name)) return value.name;
+        if (const std::string number = plain_number(value.name); read_number<double>(number)) return number;
         break;
       case ValueKind::press:
         break;
@@ -280,7 +335,9 @@ PressArguments read_arguments(const Press& press, const Call& call) {
     } else if (argument.name == std::string_view(ratio.name)) {
       read.compression_ratio = value_of(press, argument, value);
     } else {
-      read.values[argument.name] = value_of(press, argument, value);
+      const std::string text = value_of(press, argument, value);
+      check_range(press, argument, text);
+      read.values[argument.name] = text;
     }
   };
   for (std::size_t i = 0; i < call.arguments.size(); ++i) {
@@ -294,8 +351,14 @@ PressArguments read_arguments(const Press& press, const Call& call) {
     if (place >= press.arguments.size()) {
       std::vector<std::string> names;
       for (const PressArgument& known : press.arguments) names.emplace_back(known.name);
-      throw Error(ErrorCode::unknown_name, fmt::format("{} takes {}", press.name, join(names)),
-                  {.parameter = argument.key.empty() ? argument.value.name : argument.key});
+      if (argument.key.empty()) {
+        throw Error(ErrorCode::unknown_name, fmt::format("too many arguments; it takes {}", join(names)),
+                    {.parameter = press.name, .value = argument.value.name});
+      }
+      throw Error(ErrorCode::unknown_name,
+                  fmt::format("no such argument; did you mean {}? It takes {}",
+                              nearest_of(argument.key, names, 1).front(), join(names)),
+                  {.parameter = fmt::format("{}: {}", press.name, argument.key)});
     }
     set(place, argument.value);
   }
@@ -316,19 +379,33 @@ PolicyText map_press(const Call& call) {
   const PressArguments arguments = read_arguments(press, call);
   PolicyText text = press.map(arguments);
   text.press = press.name;
-  if (arguments.compression_ratio) text.budget = Budget::from_compression_ratio(*arguments.compression_ratio).text();
+  if (arguments.compression_ratio) {
+    text.budget = as_argument(press.name, ratio.name,
+                              [&] { return Budget::from_compression_ratio(*arguments.compression_ratio).text(); });
+  }
   return text;
 }
 
 }  // namespace
 
 std::string press_to_policy(std::string_view text) {
-  const Call call = parse_call(text);
+  const Call call = parse_call(text, TrailingComma::allowed);
+  const Press& press = find_press(call.name);
   if (!call.called) {
-    throw Error(ErrorCode::invalid_argument, "a press is written as a call, such as KnormPress()",
+    throw Error(ErrorCode::invalid_argument, fmt::format("a press is written as a call: {}()", press.name),
                 {.parameter = "kvpress", .value = std::string(text)});
   }
   return map_press(call).text();
+}
+
+std::string press_named(std::string_view name) {
+  constexpr std::string_view module = "kvpress.";
+  if (name.starts_with(module)) name.remove_prefix(module.size());
+  const bool mapped =
+      std::any_of(presses().begin(), presses().end(), [&](const Press& press) { return press.name == name; });
+  const bool known =
+      mapped || std::find(unmapped_presses.begin(), unmapped_presses.end(), name) != unmapped_presses.end();
+  return known ? std::string(name) : std::string();
 }
 
 std::vector<std::string> mapped_presses() {

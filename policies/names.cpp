@@ -23,17 +23,29 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+constexpr std::size_t shortest_beginning = 3;  // letters that say which name is meant
+
+std::size_t distance_of(std::string_view name, std::string_view candidate) {
+  const std::size_t distance = edit_distance(name, candidate);
+  const bool completes = name.size() >= shortest_beginning && name.size() < candidate.size() &&
+                         edit_distance(name, candidate.substr(0, name.size())) == 0;
+  return completes ? 1 : distance;
+}
+
 }  // namespace
 
 std::vector<std::string> nearest_of(std::string_view name, const std::vector<std::string>& known, std::size_t count) {
   name = name.substr(0, 64);  // longer ones are no misspellings, and the distance is quadratic
   std::vector<std::pair<std::size_t, std::string>> ranked;
   ranked.reserve(known.size());
-  for (const std::string& candidate : known) ranked.emplace_back(edit_distance(name, candidate), candidate);
+  for (const std::string& candidate : known) ranked.emplace_back(distance_of(name, candidate), candidate);
   std::sort(ranked.begin(), ranked.end());
   ranked.resize(std::min(count, ranked.size()));
   std::vector<std::string> nearest;
-  for (auto& [distance, candidate] : ranked) nearest.push_back(std::move(candidate));
+  for (auto& [distance, candidate] : ranked) {
+    if (nearest.empty() || distance <= std::max<std::size_t>(1, name.size() / 3))
+      nearest.push_back(std::move(candidate));
+  }
   return nearest;
 }
 

@@ -7,11 +7,11 @@
 #include "policies/composition.h"
 #include "policies/kvpress.h"
 #include "policies/registry.h"
+#include "traces/error.h"
 
 namespace evictsim::policies {
 namespace {
 
-constexpr std::string_view press_prefix = "kvpress:";
 constexpr std::string_view everything = "all";
 
 std::string trimmed(std::string_view text) {
@@ -37,8 +37,16 @@ std::vector<Policy> parse_policies(std::string_view list) {
         std::any_of(policies.begin(), policies.end(), [&](const Policy& one) { return one.name == text; });
     if (!listed) policies.push_back(parse_policy(text));
   };
+  if (trimmed(list).empty()) {
+    throw Error(ErrorCode::invalid_argument, "the list is empty; name policies (snapkv,tova) or all",
+                {.parameter = policy_option});
+  }
   for (const std::string& item : split_list(list)) {
     if (item != everything) {
+      if (item == "ALL" || item == "All") {
+        throw Error(ErrorCode::unknown_name, "no such policy; nearest: all",
+                    {.parameter = policy_option, .value = item});
+      }
       add(item);
       continue;
     }

@@ -25,6 +25,31 @@ bool is_plain_name(std::string_view name) {
   return !name.empty() && name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == std::string_view::npos;
 }
 
+constexpr std::size_t most_suggestions = 3;
+
+bool fits(const Part& part, PartRole role) {
+  switch (role) {
+    case PartRole::any:
+      return true;
+    case PartRole::policy:
+      return part.is_scorer() || part.is_preset() || part.is_allocator();
+    case PartRole::scorer:
+      return part.is_scorer();
+    case PartRole::allocator:
+      return part.is_allocator();
+    case PartRole::schedule:
+      return part.is_schedule();
+    case PartRole::protection:
+      return part.is_protection();
+  }
+  return false;
+}
+
+const char* role_name(PartRole role) {
+  constexpr std::array names = {"policy or part", "policy", "scorer", "allocator", "schedule", "protection"};
+  return names[static_cast<std::size_t>(role)];
+}
+
 }  // namespace
 
 const char* Part::kind() const {
@@ -57,19 +82,18 @@ std::vector<const Part*> registered_parts() {
   return parts;
 }
 
-const Part& find_part(std::string_view name) {
+const Part& find_part(std::string_view name, PartRole role) {
   const auto found = table().find(name);
   if (found != table().end()) return found->second;
-  throw Error(
-      ErrorCode::unknown_name,
-      fmt::format("no such policy or part; nearest: {} (`evictsim policies` lists all)", join(nearest_names(name, 3))),
-      {.parameter = "policy", .value = std::string(name)});
-}
-
-std::vector<std::string> nearest_names(std::string_view name, std::size_t count) {
-  std::vector<std::string> known;
-  for (const auto& [registered, part] : table()) known.push_back(registered);
-  return nearest_of(name, known, count);
+  std::vector<std::string> fitting;
+  for (const auto& [registered, part] : table()) {
+    if (fits(part, role)) fitting.push_back(registered);
+  }
+  const std::string message = fmt::format("no such {}; nearest: {} (`evictsim policies{}` lists all)", role_name(role),
+                                          join(nearest_of(name, fitting, most_suggestions)),
+                                          role == PartRole::policy || role == PartRole::any ? "" : " --parts");
+  throw Error(ErrorCode::unknown_name, message,
+              {.parameter = role == PartRole::any ? "" : policy_option, .value = std::string(name)});
 }
 
 }  // namespace evictsim::policies

@@ -64,9 +64,11 @@ struct Registration {
 
 /// All parts, sorted by name.
 std::vector<const Part*> registered_parts();
-/// The part of that name. Throws Error(unknown_name) with the nearest names.
-const Part& find_part(std::string_view name);
-/// Up to `count` registered names nearest to `name` by edit distance, nearest first.
-std::vector<std::string> nearest_names(std::string_view name, std::size_t count);
+
+/// What a name stands for where it is written.
+enum class PartRole { any, policy, scorer, allocator, schedule, protection };
+
+/// The part of that name, of whatever kind. Throws Error(unknown_name) with the nearest names that fit `role`.
+const Part& find_part(std::string_view name, PartRole role = PartRole::any);
 
 }  // namespace evictsim::policies

@@ -9,7 +9,8 @@ namespace evictsim::policies {
 namespace {
 
 /// One number per entry of a head, smaller = better, all different: results never depend on the algorithm that sorts.
-/// The upper half orders by score (protected entries first), the lower by place.
+/// The upper half orders by score (protected entries first), the lower by place (raised entries first, from the
+/// newest).
 std::vector<std::uint64_t> ranking_keys(const LayerScores& scores, int head) {
   const std::span<const float> values = scores.of(head);
   std::vector<std::uint64_t> keys(values.size());
@@ -17,7 +18,9 @@ std::vector<std::uint64_t> ranking_keys(const LayerScores& scores, int head) {
     // Flipped so that unsigned order is falling float order; + 0 makes the two zeros equal.
     const auto bits = std::bit_cast<std::uint32_t>(values[place] + 0.0F);
     const std::uint32_t falling = (bits & 0x80000000U) != 0 ? bits : ~bits & 0x7fffffffU;
-    keys[place] = (std::uint64_t{falling} << 32U) | place;
+    const bool raised = scores.is_raised(head, static_cast<Index>(place));
+    const std::uint64_t order = raised ? values.size() - 1 - place : values.size() + place;
+    keys[place] = (std::uint64_t{falling} << 32U) | order;
   }
   if (scores.protected_count(head) > 0) {
     for (std::size_t place = 0; place < keys.size(); ++place) {
@@ -30,7 +33,9 @@ std::vector<std::uint64_t> ranking_keys(const LayerScores& scores, int head) {
 }  // namespace
 
 LayerScores::LayerScores(const LayerView& layer)
-    : values_(static_cast<std::size_t>(layer.heads())), protected_(static_cast<std::size_t>(layer.heads())) {
+    : values_(static_cast<std::size_t>(layer.heads())),
+      protected_(static_cast<std::size_t>(layer.heads())),
+      raised_(static_cast<std::size_t>(layer.heads())) {
   for (int head = 0; head < layer.heads(); ++head) {
     values_[static_cast<std::size_t>(head)].assign(layer.entries(head).size(), 0.0F);
   }
@@ -40,6 +45,18 @@ void LayerScores::protect(int head, Index entry) {
   std::vector<std::uint8_t>& marks = protected_[static_cast<std::size_t>(head)];
   if (marks.empty()) marks.assign(values_[static_cast<std::size_t>(head)].size(), 0);
   marks[static_cast<std::size_t>(entry)] = 1;
+}
+
+void LayerScores::raise(int head, Index entry, float score) {
+  std::vector<std::uint8_t>& marks = raised_[static_cast<std::size_t>(head)];
+  if (marks.empty()) marks.assign(values_[static_cast<std::size_t>(head)].size(), 0);
+  marks[static_cast<std::size_t>(entry)] = 1;
+  values_[static_cast<std::size_t>(head)][static_cast<std::size_t>(entry)] = score;
+}
+
+bool LayerScores::is_raised(int head, Index entry) const {
+  const std::vector<std::uint8_t>& marks = raised_[static_cast<std::size_t>(head)];
+  return !marks.empty() && marks[static_cast<std::size_t>(entry)] != 0;
 }
 
 bool LayerScores::is_protected(int head, Index entry) const {

@@ -22,12 +22,17 @@ class LayerScores {
   [[nodiscard]] std::span<float> of(int head) { return values_[static_cast<std::size_t>(head)]; }
   [[nodiscard]] std::span<const float> of(int head) const { return values_[static_cast<std::size_t>(head)]; }
   void protect(int head, Index entry);
+  /// Sets the entry's score to `score`, which all raised entries of a layer share and no other exceeds, and lets ties
+  /// between raised entries go to the newest: a budget smaller than a window of raised entries keeps its end.
+  void raise(int head, Index entry, float score);
   [[nodiscard]] bool is_protected(int head, Index entry) const;
   [[nodiscard]] Index protected_count(int head) const;
+  [[nodiscard]] bool is_raised(int head, Index entry) const;
 
  private:
   std::vector<std::vector<float>> values_;
   std::vector<std::vector<std::uint8_t>> protected_;  ///< empty per head until something is protected
+  std::vector<std::vector<std::uint8_t>> raised_;     ///< empty per head until something is raised
 };
 
 /// Places (not rows) of all entries of a head, best first, in the order that select_best cuts: its first `count` are
@@ -35,7 +40,7 @@ class LayerScores {
 std::vector<std::int32_t> rank_entries(const LayerScores& scores, int head);
 
 /// Places (not rows) of the `count` best entries of a head, ascending. Protected entries come first, the newest of them
-/// before older ones; equal scores go to the older entry. O(entries).
+/// before older ones; equal scores go to the older entry, among raised entries to the newer. O(entries).
 std::vector<std::int32_t> select_best(const LayerScores& scores, int head, Index count);
 
 }  // namespace evictsim::policies

@@ -35,6 +35,19 @@ std::uint64_t readable_file_size(const std::filesystem::path& path) {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
+void require_replaceable(const std::filesystem::path& path) {
+  // What cannot be looked at cannot be created beside either, and creating says why.
+  std::error_code ignored;
+  const std::filesystem::file_status status = std::filesystem::symlink_status(path, ignored);
+  if (!std::filesystem::status_known(status) || !std::filesystem::exists(status)) return;
+  if (std::filesystem::is_regular_file(status)) return;
+  const char* kind = std::filesystem::is_directory(status) ? "a directory"
+                     : std::filesystem::is_symlink(status) ? "a symbolic link"
+                                                           : "a special file";
+  throw Error(ErrorCode::invalid_argument, "is not a regular file and is not replaced; name a file",
+              {.file = path.string(), .dataset = {}, .parameter = {}, .value = kind});
+}
+
 void sync_to_disk(const std::filesystem::path& path) {
   const FileDescriptor file(path, O_RDONLY, "open for syncing");
   // Some file systems cannot sync a directory and say EINVAL; the rename itself has been done then.

@@ -31,6 +31,9 @@ class FileDescriptor {
 /// Size of a regular file that this process may read. Throws file_not_found, permission_denied, not_a_trace
 /// (something else than a regular file).
 std::uint64_t readable_file_size(const std::filesystem::path& path);
+/// Refuses a path that is taken by something else than a regular file (a directory, device, FIFO, symbolic link):
+/// renaming a finished file to it would replace it. Throws Error(invalid_argument).
+void require_replaceable(const std::filesystem::path& path);
 /// fsync of a file or a directory.
 void sync_to_disk(const std::filesystem::path& path);
 

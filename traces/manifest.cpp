@@ -73,7 +73,9 @@ void append_to_manifest(const std::filesystem::path& directory, const Shard& sha
 
 std::vector<Shard> read_manifest(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / manifest_name;
-  if (!std::filesystem::exists(path)) {
+  std::error_code failure;
+  if (!std::filesystem::exists(path, failure)) {
+    if (failure) throw system_error(failure.value(), directory, "read the directory");
     throw Error(ErrorCode::missing_data,
                 "a directory of traces must have a manifest.jsonl; name its trace files instead",
                 {.file = directory.string()});
@@ -91,7 +93,9 @@ std::vector<Shard> read_manifest(const std::filesystem::path& directory) {
 
 void check_shard(const std::filesystem::path& directory, const Shard& shard) {
   const std::filesystem::path file = directory / shard.name;
-  if (!std::filesystem::exists(file)) {
+  std::error_code failure;
+  if (!std::filesystem::exists(file, failure)) {
+    if (failure) throw system_error(failure.value(), file, "read the file");
     throw Error(ErrorCode::file_not_found, "named by the manifest and missing", {.file = file.string()});
   }
   const std::uint64_t bytes = readable_file_size(file);

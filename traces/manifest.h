@@ -24,7 +24,8 @@ struct Shard {
 Shard describe_shard(const std::filesystem::path& file);
 /// Appends a line to the manifest of the directory that holds the shard, and syncs it. Throws Error.
 void append_to_manifest(const std::filesystem::path& directory, const Shard& shard);
-/// All lines, in order. Throws Error: missing_data (no manifest), invalid_value (a line that is none).
+/// All lines, in order. Throws Error: missing_data (no manifest), permission_denied, invalid_value (a line that is
+/// none).
 std::vector<Shard> read_manifest(const std::filesystem::path& directory);
 /// Throws Error(file_not_found, checksum_mismatch) when the shard is missing or is not what the manifest says.
 void check_shard(const std::filesystem::path& directory, const Shard& shard);

@@ -25,6 +25,7 @@ std::filesystem::path directory_of(const std::filesystem::path& path) {
 }  // namespace
 
 SealedFile::SealedFile(std::filesystem::path path) : path_(std::move(path)) {
+  require_replaceable(path_);
   const std::filesystem::path temporary = temporary_beside(path_);
   // Created here first, because the operating system says why it refuses and HDF5 does not.
   try {

@@ -11,7 +11,8 @@ namespace evictsim::traces {
 /// Writes to a hidden temporary name in the same directory. Destroying it before seal() removes the temporary file.
 class SealedFile {
  public:
-  /// Throws Error(permission_denied, file_not_found, io_failure).
+  /// Throws Error: permission_denied, file_not_found, io_failure, invalid_argument (the path is taken by something else
+  /// than a regular file).
   explicit SealedFile(std::filesystem::path path);
   SealedFile(const SealedFile&) = delete;
   SealedFile& operator=(const SealedFile&) = delete;

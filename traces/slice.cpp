@@ -8,6 +8,7 @@
 #include <numeric>
 #include <set>
 
+#include "traces/manifest.h"
 #include "traces/sealed_file.h"
 #include "traces/stored_rows.h"
 #include "traces/trace_file.h"
@@ -80,9 +81,7 @@ class Slicer {
     choose_layers();
     choose_heads();
     choose_sequences();
-    if (options.first_row < 0 || (options.last_row && *options.last_row <= options.first_row)) {
-      throw invalid("rows", "must be a range with 0 <= first < last");
-    }
+    check_rows();
   }
 
   void write(const SealedFile& output) const {
@@ -161,6 +160,26 @@ class Slicer {
     sequences_.assign(chosen.begin(), chosen.end());
   }
 
+  void check_rows() const {
+    std::int32_t shortest = std::numeric_limits<std::int32_t>::max();
+    std::int32_t longest = 0;
+    for (const std::size_t sequence : sequences_) {
+      shortest = std::min(shortest, input_.sequences[sequence].length);
+      longest = std::max(longest, input_.sequences[sequence].length);
+    }
+    const std::int32_t first = options_.first_row;
+    const std::int32_t last = options_.last_row.value_or(longest);
+    if (first >= 0 && first < shortest && first < last && last <= longest) return;
+    throw invalid(
+        "rows",
+        shortest == longest
+            ? fmt::format("must be a range FIRST:LAST inside 0:{}, FIRST < LAST", longest)
+            : fmt::format("must be a range FIRST:LAST inside 0:{}, FIRST < LAST and below {}, the rows of the "
+                          "shortest sequence",
+                          longest, shortest),
+        fmt::format("{}:{}", first, options_.last_row ? std::to_string(last) : ""));
+  }
+
   void copy_model(const Node& target) const {
     const Node model = input_.root.group("model");
     const auto width = static_cast<std::size_t>(header_.hidden_size);
@@ -203,7 +222,6 @@ class Slicer {
     const SequenceInfo& info = input_.sequences[index];
     const std::int32_t first = options_.first_row;
     const std::int32_t last = std::min(options_.last_row.value_or(info.length), info.length);
-    if (first >= last) throw invalid("rows", fmt::format("sequence {} has only {} rows", info.name, info.length));
     const Node source = input_.root.group("sequences").group(info.name);
     const Node target = sequences.create_group(info.name);
     write_sequence_info(target, sliced_info(info, first, last));
@@ -306,11 +324,33 @@ class Slicer {
   Indices layers_, kv_heads_, query_heads_, sequences_;
 };
 
+/// The one trace file that `path` names.
+std::filesystem::path single_trace(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(path, ignored)) return path;
+  const std::vector<Shard> shards = read_manifest(path);
+  if (shards.size() > 1) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("a slice is cut from one trace, and this directory holds {}; name one of them, for example {}",
+                    shards.size(), (path / shards.front().name).string()),
+        {.file = path.string()});
+  }
+  check_shard(path, shards.front());
+  return path / shards.front().name;
+}
+
 }  // namespace
 
 void slice(const std::filesystem::path& input, const std::filesystem::path& output, const SliceOptions& options) {
   TraceFile trace;
-  load(trace, input, [](const Error& error) { throw error; });
+  const std::filesystem::path source = single_trace(input);
+  load(trace, source, [](const Error& error) { throw error; });
+  std::error_code ignored;  // No output yet: then it is another file.
+  if (std::filesystem::equivalent(source, output, ignored)) {
+    throw Error(ErrorCode::invalid_argument, "is the trace to copy from; name another file for the slice",
+                {.file = output.string()});
+  }
   const Slicer slicer(trace, options);
   SealedFile file(output);
   {

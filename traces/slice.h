@@ -19,8 +19,10 @@ struct SliceOptions {
   std::optional<std::int32_t> last_row;
 };
 
-/// Writes the slice to `output`, sealed atomically. `num_layers` and `hidden_size` stay those of the model, head counts
-/// are those kept. Rows beyond a sequence's end are no error, a sequence without any row in the range is. prompt_length
+/// Writes the slice to `output`, sealed atomically; `input` is a trace file, or a directory whose manifest names one
+/// shard. Throws Error(invalid_argument) when `output` is the input itself, under whatever name, or no regular file.
+/// `num_layers` and `hidden_size` stay those of the model, head counts are those kept. The range of rows must lie
+/// inside the longest chosen sequence; of a shorter one the rows that it has are kept, at least one. prompt_length
 /// becomes the number of prompt rows kept, at least 1. Throws Error.
 void slice(const std::filesystem::path& input, const std::filesystem::path& output, const SliceOptions& options);
 

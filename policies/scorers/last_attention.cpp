@@ -37,7 +37,7 @@ class LastAttention : public Scorer {
     const float raised = raised_score(scores);
     for (int head = 0; head < cache.heads(); ++head) {
       const auto entries = cache.entries(head);
-      if (!entries.empty() && entries.back() == newest) scores.of(head).back() = raised;
+      if (!entries.empty() && entries.back() == newest) scores.raise(head, std::ssize(entries) - 1, raised);
     }
   }
 

@@ -33,7 +33,7 @@ class SnapKv : public Scorer {
         if (original_) {
           scores.protect(head, i);
         } else {
-          scores.of(head)[static_cast<std::size_t>(i)] = raised;
+          scores.raise(head, i, raised);
         }
       }
     }

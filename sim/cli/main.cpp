@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "analysis/version.h"
 #include "sim/cli/policies_command.h"
@@ -21,6 +22,18 @@ int report(const std::string& what) {
   return failed;
 }
 
+/// Says what is wrong with the command line. CLI11 misses what is required before it objects to what it does not know,
+/// although a mistyped name is the likelier cause.
+int report_usage(const CLI::App& app, const CLI::ParseError& problem) {
+  std::string what = problem.what();
+  const std::vector<std::string> unknown = app.remaining(true);
+  if (!unknown.empty()) {
+    what = (unknown.front().rfind('-', 0) == 0 ? "unknown option " : "unknown command or argument ") + unknown.front();
+  }
+  report(what + " (see --help)");
+  return bad_usage;
+}
+
 int run(int argument_count, char** arguments) {
   CLI::App app("Replays recorded attention of LLM runs under KV-cache eviction policies, and says what each costs.",
                "evictsim");
@@ -31,7 +44,7 @@ int run(int argument_count, char** arguments) {
       "usage.");
   evictsim::add_trace_command(app);
   evictsim::add_policies_command(app);
-  evictsim::add_replay_command(app);
+  evictsim::add_replay_command(app, {arguments, arguments + argument_count});
   if (argument_count < 2) {
     std::fputs(app.help().c_str(), stderr);
     return bad_usage;
@@ -41,7 +54,7 @@ int run(int argument_count, char** arguments) {
   } catch (const CLI::RuntimeError& status) {
     return status.get_exit_code();
   } catch (const CLI::ParseError& problem) {
-    return app.exit(problem) == 0 ? 0 : bad_usage;
+    return problem.get_exit_code() == 0 ? app.exit(problem) : report_usage(app, problem);
   }
   // What was printed must have arrived: a full disk behind a redirection is a failure.
   return std::fflush(stdout) == 0 ? 0 : report("standard output: cannot be written");

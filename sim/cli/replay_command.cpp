@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,6 +28,7 @@ namespace {
 
 constexpr int interrupted_status = 130;  // what a shell reports for SIGINT
 constexpr int failed_status = 1;
+constexpr std::uint64_t largest_seed = std::numeric_limits<std::int64_t>::max();  // run.h5 holds it as int64
 
 constexpr const char* footer = R"(Examples:
   evictsim replay trace.h5 --policy snapkv,tova,h2o --budget 0.1,0.2,0.5
@@ -47,6 +49,7 @@ Exit status: 0 done, 1 bad input or a policy failed, 2 bad usage, 130 interrupte
 struct Arguments {
   std::vector<std::string> traces, policies, budgets, ratios, layers, per;
   std::string run_file, csv, dump;
+  std::string command_line;  ///< as typed
   int threads = 0;
   std::uint64_t seed = 0;
   int useful_entries = 32;
@@ -147,10 +150,9 @@ std::vector<int> layers_of(const Arguments& arguments) {
   return layers;
 }
 
-analysis::Provenance provenance_of(const Arguments& arguments, const std::vector<traces::Reader>& readers,
-                                   const std::string& command_line) {
+analysis::Provenance provenance_of(const Arguments& arguments, const std::vector<traces::Reader>& readers) {
   analysis::Provenance provenance;
-  provenance.command_line = command_line;
+  provenance.command_line = arguments.command_line;
   provenance.seed = arguments.seed;
   provenance.created = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
   for (const traces::Reader& reader : readers) {
@@ -177,25 +179,34 @@ std::string quoted(const std::string& argument) {
   return text + "'";
 }
 
-std::string command_line_of(const Arguments& arguments) {
-  std::string line = "evictsim replay";
-  const auto add = [&line](const char* option, const std::vector<std::string>& values) {
-    for (const std::string& value : values) line += (*option ? std::string(" ") + option : "") + " " + quoted(value);
+/// `words` as one line that a shell would take apart into them again.
+std::string shell_line(const std::vector<std::string>& words) {
+  std::string line;
+  for (const std::string& word : words) line += (line.empty() ? "" : " ") + quoted(word);
+  return line;
+}
+
+/// The command line without what the dump's content does not depend on: threads, and names of outputs.
+std::string dump_command_line_of(const Arguments& arguments) {
+  std::vector<std::string> words = {"evictsim", "replay"};
+  words.insert(words.end(), arguments.traces.begin(), arguments.traces.end());
+  const auto add = [&words](const char* option, const std::vector<std::string>& values) {
+    for (const std::string& value : values) words.insert(words.end(), {option, value});
   };
-  add("", arguments.traces);
   add("--policy", arguments.policies);
   add("--budget", arguments.budgets);
   add("--compression-ratio", arguments.ratios);
   add("--layers", arguments.layers);
-  add("--per", arguments.per);
-  if (!arguments.run_file.empty()) add("--output", {arguments.run_file});
-  if (!arguments.csv.empty()) add("--csv", {arguments.csv});
-  if (!arguments.dump.empty()) add("--dump", {arguments.dump});
-  if (arguments.threads > 0) add("--threads", {std::to_string(arguments.threads)});
   add("--seed", {std::to_string(arguments.seed)});
-  add("--useful-entries", {std::to_string(arguments.useful_entries)});
-  if (arguments.quiet) line += " --quiet";
-  return line;
+  return shell_line(words);
+}
+
+/// Message about a seed that is none; empty otherwise.
+std::string seed_problem(const std::string& text) {
+  std::uint64_t seed = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (failure == std::errc() && end == text.data() + text.size() && seed <= largest_seed) return {};
+  return fmt::format("{} is no whole number from 0 to {}", text, largest_seed);
 }
 
 void print_results(const ReplayOutputs& outputs, bool quiet) {
@@ -226,7 +237,12 @@ void run(const Arguments& arguments) {
   // Everything that can be wrong with the arguments, before any file is opened.
   std::vector<policies::Policy> policies = policies_of(arguments);
   const std::vector<policies::Budget> budgets = budgets_of(arguments);
-  OutputOptions output{arguments.run_file, arguments.csv, arguments.dump, {}, arguments.quiet};
+  OutputOptions output{.run_file = arguments.run_file,
+                       .csv = arguments.csv,
+                       .dump = arguments.dump,
+                       .dump_command_line = dump_command_line_of(arguments),
+                       .per = {},
+                       .quiet = arguments.quiet};
   if (!arguments.per.empty()) {
     output.per = analysis::DetailAxes::parse(fmt::format("{}", fmt::join(arguments.per, ",")));
     if (arguments.run_file.empty()) {
@@ -246,7 +262,7 @@ void run(const Arguments& arguments) {
   require_separate_outputs(output, readers);
   const sim::ReplayPlan plan = sim::ReplayPlan::of(std::move(policies), budgets);
   analysis::Provenance provenance;
-  if (!arguments.run_file.empty()) provenance = provenance_of(arguments, readers, command_line_of(arguments));
+  if (!arguments.run_file.empty() || !arguments.dump.empty()) provenance = provenance_of(arguments, readers);
 
   ReplayOutputs outputs(output, plan, readers, std::move(provenance));
   const bool complete = replay_into(outputs, readers, plan, options);
@@ -263,8 +279,9 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_replay_command(CLI::App& app) {
+void add_replay_command(CLI::App& app, const std::vector<std::string>& words) {
   const auto arguments = std::make_shared<Arguments>();
+  arguments->command_line = shell_line(words);
   CLI::App* command = app.add_subcommand("replay", "Replay traces under policies and budgets");
   command->footer(footer);
   const auto list = [command](const char* names, std::vector<std::string>& values, const char* help) {
@@ -292,7 +309,8 @@ void add_replay_command(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::Range(1, 4096));
   command->add_option("--seed", arguments->seed, "Seed of policies that draw random numbers (default: 0)")
-      ->type_name("S");
+      ->type_name("S")
+      ->check(CLI::Validator(seed_problem, ""));
   command
       ->add_option("--useful-entries", arguments->useful_entries,
                    "Entries in the useful set of the dilution where a sequence has no evidence spans (default: 32)")

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "traces/error.h"
+#include "traces/file_system.h"
 
 namespace evictsim {
 namespace {
@@ -26,6 +27,11 @@ void require_separate_outputs(const OutputOptions& options, const std::vector<tr
   for (const traces::Reader& reader : readers) taken.push_back(reader.path());
   const auto check = [&taken](const char* option, const std::filesystem::path& path) {
     if (path.empty()) return;
+    if (path == "-") {
+      throw Error(ErrorCode::invalid_argument,
+                  "results are not written to standard output; give the name of a file (./- for one called -)",
+                  {.parameter = option, .value = path.string()});
+    }
     for (const std::filesystem::path& other : taken) {
       if (!same_file(path, other)) continue;
       throw Error(ErrorCode::invalid_argument, "would overwrite an input or another output; give another name",
@@ -36,6 +42,9 @@ void require_separate_outputs(const OutputOptions& options, const std::vector<tr
   check("--output", options.run_file);
   check("--csv", options.csv);
   check("--dump", options.dump);
+  // Again when the files are created, but inputs are read for their checksums before that.
+  if (!options.run_file.empty()) traces::require_replaceable(options.run_file);
+  if (!options.dump.empty()) traces::require_replaceable(options.dump);
 }
 
 /// One line on a terminal that is written over and over; nothing elsewhere.
@@ -81,11 +90,12 @@ ReplayOutputs::ReplayOutputs(const OutputOptions& options, const sim::ReplayPlan
       plan, analysis::evidence_spans(readers), options.per,
       [this](analysis::SequenceResult&& result) { take(std::move(result)); });
   if (!options.run_file.empty()) {
-    run_file_ = std::make_unique<analysis::RunFile>(options.run_file, plan, std::move(provenance));
+    run_file_ = std::make_unique<analysis::RunFile>(options.run_file, plan, provenance);
   }
   sim::ReplayObserver* last = accumulator_.get();
   if (!options.dump.empty()) {
-    dump_ = std::make_unique<analysis::DumpObserver>(options.dump, plan, readers, *last);
+    provenance.command_line = options.dump_command_line;
+    dump_ = std::make_unique<analysis::DumpObserver>(options.dump, plan, readers, provenance, *last);
     last = dump_.get();
   }
   if (!options.csv.empty()) csv_.emplace(options.csv, analysis::column_names());
@@ -106,6 +116,7 @@ void ReplayOutputs::take(analysis::SequenceResult&& result) {
     std::fprintf(stderr, "error: %s: sequence %s of %s: %s\n", plan_.policies[policy].name.c_str(),
                  result.start.name.c_str(), result.start.trace_path.c_str(), why.c_str());
   }
+  if (result.start.decode_rows.empty()) ++without_decode_rows_[result.start.trace_path];
   if (csv_) {
     std::string lines;
     for (const analysis::RunRow& row : result.rows) lines += analysis::csv_line(analysis::cells(row));
@@ -117,6 +128,10 @@ void ReplayOutputs::take(analysis::SequenceResult&& result) {
 
 void ReplayOutputs::seal(bool complete) {
   progress_->clear();
+  for (const auto& [trace, sequences] : without_decode_rows_) {
+    warn(fmt::format("{}: {} {} no decode rows with queries; only the cuts after the prompt are reported", trace,
+                     sequences, sequences == 1 ? "sequence has" : "sequences have"));
+  }
   if (run_file_) run_file_->seal(complete);
   if (dump_) dump_->seal();
 }

@@ -3,6 +3,7 @@
 /// Where the results of `evictsim replay` go: run.csv, run.h5, the dump, the warnings and the progress line.
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -25,11 +26,13 @@ inline constexpr const char* layers_hint = " (--layers can restrict the replay t
 /// What the user asked for; empty paths: not asked for.
 struct OutputOptions {
   std::filesystem::path run_file, csv, dump;
+  std::string dump_command_line;  ///< what decides the dump's content, and nothing else, so that its bytes repeat
   analysis::DetailAxes per;
   bool quiet = false;
 };
 
-/// Throws Error(invalid_argument) when an output would overwrite an input or another output.
+/// Throws Error(invalid_argument) when an output would overwrite an input or another output, is "-", or an HDF5
+/// one is something else than a regular file.
 void require_separate_outputs(const OutputOptions& options, const std::vector<traces::Reader>& readers);
 
 /// All outputs of one run. Files are created at once, so that what cannot be written is reported before the work.
@@ -55,7 +58,8 @@ class ReplayOutputs {
   OutputOptions options_;
   const sim::ReplayPlan& plan_;
   std::vector<analysis::RunRow> rows_;
-  std::set<std::pair<std::size_t, std::size_t>> warned_;  ///< (policy, trace): its sequences mostly lack the same
+  std::set<std::pair<std::size_t, std::size_t>> warned_;    ///< (policy, trace): its sequences mostly lack the same
+  std::map<std::string, std::size_t> without_decode_rows_;  ///< sequences by trace
   bool any_failed_ = false;
   std::optional<analysis::CsvFile> csv_;
   std::unique_ptr<analysis::RunFile> run_file_;

@@ -238,13 +238,17 @@ void add_slice(CLI::App& trace) {
   auto settings = std::make_shared<Settings>();
   CLI::App* command =
       trace.add_subcommand("slice", "Copies layers, heads, sequences or rows into a new trace, bit for bit");
-  command->add_option("TRACE", settings->input, "The trace file to copy from")->required();
+  command
+      ->add_option("TRACE", settings->input,
+                   "The trace file to copy from, or a directory whose manifest.jsonl names one")
+      ->required();
   command->add_option("-o,--output", settings->output, "The new trace")->required();
   command->add_option("--layers", settings->options.layers, "Layers to keep, for example 0,5,9")->delimiter(',');
   command->add_option("--heads", settings->options.kv_heads, "KV heads to keep, each with its query heads")
       ->delimiter(',');
   command->add_option("--sequences", settings->options.sequences, "Sequences to keep, for example 0,3")->delimiter(',');
-  command->add_option("--rows", settings->rows, "Token rows FIRST:LAST to keep, LAST not included");
+  command->add_option("--rows", settings->rows,
+                      "Token rows FIRST:LAST to keep, LAST not included; either may be left out");
   command->callback([settings] {
     if (!settings->rows.empty()) {
       const std::size_t colon = settings->rows.find(':');
@@ -256,6 +260,24 @@ void add_slice(CLI::App& trace) {
     traces::slice(settings->input, settings->output, settings->options);
     print("wrote {}, {}\n", settings->output, bytes_text(std::filesystem::file_size(settings->output)));
   });
+}
+
+/// An option whose value is the name of one of `values`. CLI11's own transformer would list their numbers too.
+template <typename Choice>
+void add_choice(CLI::App& command, const char* name, Choice& chosen, const std::vector<Choice>& values,
+                const std::string& text) {
+  std::vector<std::string> names;
+  for (const Choice value : values) names.emplace_back(to_string(value));
+  command
+      .add_option_function<std::string>(
+          name,
+          [&chosen, values](const std::string& given) {
+            chosen = *std::find_if(values.begin(), values.end(),
+                                   [&given](Choice value) { return given == to_string(value); });
+          },
+          fmt::format("{}: {} [{}]", text, fmt::join(names, ", "), to_string(chosen)))
+      ->check(CLI::IsMember(names).description(""))
+      ->group("Geometry");
 }
 
 void add_synth(CLI::App& trace) {
@@ -282,18 +304,10 @@ void add_synth(CLI::App& trace) {
   option("Geometry", "--sequences", options.sequences, "Sequences");
   option("Geometry", "--rope-theta", options.rope_theta, "Base of RoPE");
   option("Geometry", "--window", options.window, "Last prompt tokens whose queries are kept");
-  command->add_option("--rope", options.rope_layout, "RoPE layout: half, interleaved or none")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, traces::RopeLayout>{{"half", traces::RopeLayout::half},
-                                                    {"interleaved", traces::RopeLayout::interleaved},
-                                                    {"none", traces::RopeLayout::none}}))
-      ->group("Geometry");
-  command->add_option("--dtype", options.tensor_type, "Stored type: float16, bfloat16 or float32 [float16]")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, traces::TensorType>{{"float16", traces::TensorType::float16},
-                                                                            {"bfloat16", traces::TensorType::bfloat16},
-                                                                            {"float32", traces::TensorType::float32}}))
-      ->group("Geometry");
+  add_choice(*command, "--rope", options.rope_layout,
+             {traces::RopeLayout::half, traces::RopeLayout::interleaved, traces::RopeLayout::none}, "RoPE layout");
+  add_choice(*command, "--dtype", options.tensor_type,
+             {traces::TensorType::float16, traces::TensorType::bfloat16, traces::TensorType::float32}, "Stored type");
   command->add_flag("--all-queries", options.all_queries, "Keep the queries of every token")->group("Geometry");
   command->add_flag("--hidden-states", options.hidden_states, "Also write x")->group("Geometry");
   command->add_flag("--compress", options.compress, "Shuffle and deflate")->group("Geometry");

@@ -221,11 +221,14 @@ TEST_CASE("a replay writes one row per sequence, policy and budget, and prints a
 TEST_CASE("results are the same bytes at any number of threads") {
   const std::filesystem::path folder = scratch("threads");
   const std::string trace = write_trace(folder / "trace.h5").string();
-  std::vector<std::string> results;
+  std::vector<std::string> results, dumps;
   for (const char* threads : {"1", "2", "4"}) {
     const std::filesystem::path csv = folder / (std::string("run") + threads + ".csv");
-    const Outcome outcome = run(folder, {"replay", trace, "--policy", "all", "--budget", "0.2,0.6", "--seed", "5",
-                                         "--threads", threads, "--csv", csv.string(), "--quiet"});
+    const std::filesystem::path dump = folder / (std::string("kept") + threads + ".h5");
+    const Outcome outcome =
+        run(folder, {"replay", trace, "--policy", "all", "--budget", "0.2,0.6", "--seed", "5", "--threads", threads,
+                     "--csv", csv.string(), "--dump", dump.string(), "--quiet"});
+    dumps.push_back(contents(dump));
     CHECK(outcome.out.empty());
     REQUIRE(outcome.status == 0);
     results.push_back(contents(csv));
@@ -233,6 +236,10 @@ TEST_CASE("results are the same bytes at any number of threads") {
   CHECK(lines_in(results[0]) > 20);
   CHECK(results[0] == results[1]);
   CHECK(results[0] == results[2]);
+  CHECK(dumps[0].size() > 10000);
+  // Not as CHECK(a == b), which would print the bytes.
+  CHECK((dumps[0] == dumps[1]));
+  CHECK((dumps[0] == dumps[2]));
 }
 
 TEST_CASE("the whole cache gives no error, whatever the policy") {
@@ -312,6 +319,32 @@ TEST_CASE("without W_O the columns behind it are empty") {
   CHECK_FALSE(rows[0].at("output_error").empty());
 }
 
+TEST_CASE("without decode rows one line says that only the cuts after the prompt are reported") {
+  const std::filesystem::path folder = scratch("prompt-only");
+  const std::string trace = write_trace(folder / "trace.h5", {.length = prompt_length}).string();
+  const std::filesystem::path csv = folder / "run.csv";
+  const Outcome outcome = run(folder, {"replay", trace, "--policy", "knorm", "--budget", "0.5", "--csv", csv.string()});
+  REQUIRE(outcome.status == 0);
+  CHECK(outcome.err == "warning: " + trace +
+                           ": 2 sequences have no decode rows with queries; only the cuts after the prompt are "
+                           "reported\n");
+  const auto rows = read_csv(csv);
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[0].at("kept_entries") == "40");
+  CHECK(rows[0].at("output_error").empty());
+}
+
+TEST_CASE("run.h5 holds the command line as typed") {
+  const std::filesystem::path folder = scratch("typed");
+  const std::string trace = write_trace(folder / "trace.h5", {.sequences = 1}).string();
+  const std::string output = (folder / "run.h5").string();
+  REQUIRE(run(folder, {"replay", "-p", "snapkv(window=8)", trace, "-b0.5", "-q", "-o", output}).status == 0);
+  const evictsim::traces::hdf5::Guard guard;
+  const auto root = evictsim::traces::hdf5::Node::open_file(output, std::filesystem::file_size(output));
+  CHECK(root.group("provenance").text_attribute("command_line") ==
+        std::string(EVICTSIM_BIN_DIR) + "/evictsim replay -p 'snapkv(window=8)' " + trace + " -b0.5 -q -o " + output);
+}
+
 TEST_CASE("wrong use exits 2, wrong input 1, each with a line that says what") {
   const std::filesystem::path folder = scratch("errors");
   const std::string trace = write_trace(folder / "trace.h5", {.sequences = 1}).string();
@@ -321,13 +354,21 @@ TEST_CASE("wrong use exits 2, wrong input 1, each with a line that says what") {
     const Outcome outcome = run(folder, arguments);
     CHECK(outcome.status == status);
     CHECK(outcome.err.find(part) != std::string::npos);
-    if (status == 1) CHECK(lines_in(outcome.err) == 1);
+    if (!arguments.empty()) {
+      CHECK(lines_in(outcome.err) == 1);
+      CHECK(outcome.err.find("error: ") == 0);
+    }
   };
   check({}, 2, "Usage");
   check({"replay"}, 2, "TRACE is required");
   check({"replay", trace}, 2, "--policy is required");
   check({"replay", trace, "--policy", "knorm", "--nonsense"}, 2, "--nonsense");
+  check({"replay", "--nonsense"}, 2, "unknown option --nonsense (see --help)");
+  check({"repaly", trace}, 2, "unknown command or argument repaly (see --help)");
   check({"replay", trace, "--policy", "knorm", "--threads", "0"}, 2, "--threads");
+  for (const char* seed : {"-1", "99999999999999999999", "9223372036854775808", "1x"}) {
+    check({"replay", trace, "--policy", "knorm", "--seed", seed}, 2, "from 0 to 9223372036854775807");
+  }
   check({"replay", trace, "--policy", "knrm"}, 1, "knorm");
   check({"replay", trace, "--policy", "knorm", "--budget", "0"}, 1, "budget");
   check({"replay", trace, "--policy", "knorm", "--budget", "0.2,"}, 1, "budget");
@@ -342,6 +383,12 @@ TEST_CASE("wrong use exits 2, wrong input 1, each with a line that says what") {
         "would overwrite");
   check({"replay", trace, "--policy", "knorm", "--csv", (folder / "no" / "run.csv").string()}, 1, "No such file");
   check({"replay", trace, "--policy", "knorm", "-o", (folder / "no" / "run.h5").string()}, 1, "No such file");
+  for (const char* option : {"-o", "--dump"}) {
+    check({"replay", trace, "--policy", "knorm", option, "/dev/full"}, 1, "is not a regular file");
+    check({"replay", trace, "--policy", "knorm", option, folder.string()}, 1, "not a regular file");
+  }
+  check({"replay", trace, "--policy", "knorm", "--csv", "-"}, 1, "--csv = -");
+  check({"replay", trace, "--policy", "knorm", "--csv", folder.string()}, 1, "Is a directory");
   check({"replay", trace, trace, "--policy", "knorm", "--dump", (folder / "kept.h5").string()}, 1,
         "one trace at a time");
   CHECK(contents(trace) == before);

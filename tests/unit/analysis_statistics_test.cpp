@@ -10,6 +10,7 @@
 
 #include "analysis/csv.h"
 #include "analysis/quantiles.h"
+#include "analysis/run_row.h"
 #include "analysis/statistics.h"
 
 using namespace evictsim::analysis;
@@ -60,6 +61,21 @@ TEST_CASE("too few values have no interval, none have no mean") {
   CHECK(std::isnan(student_estimate({}).mean));
   CHECK(batch_count(0) == 0);
   CHECK(batch_count(1) == 0);
+}
+
+TEST_CASE("intervals stay within what a metric can be") {
+  const Estimate wide{.mean = 0.5, .low = -1, .high = 2, .count = 2};
+  const Estimate share = within_range(Metric::retained_mass, wide);
+  CHECK(share.mean == 0.5);
+  CHECK(share.low == 0);
+  CHECK(share.high == 1);
+  CHECK(share.count == 2);
+  CHECK(within_range(Metric::squared_error, wide).low == 0);
+  CHECK(within_range(Metric::squared_error, wide).high == 2);
+  CHECK(within_range(Metric::output_error, wide).low == 0);
+  const Estimate none = within_range(Metric::retained_mass, {});
+  CHECK(std::isnan(none.mean));
+  CHECK(std::isnan(none.low));
 }
 
 TEST_CASE("batches cover all steps in order, and differ by one step at most") {

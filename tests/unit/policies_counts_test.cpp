@@ -71,12 +71,21 @@ TEST_CASE("entries are truncated in double precision and at least one stays") {
   CHECK(Budget::parse("1.0").unlimited());
   CHECK(Budget::parse("512").entries(10) == 512);
   CHECK(Budget::parse("512").in_entries());
-  CHECK(Budget::parse("2.0").entries(10) == 20);
+  for (const char* text : {"1000", "1e3", "1000.0", "1000."}) {
+    INFO(text);
+    CHECK(Budget::parse(text).in_entries());
+    CHECK(Budget::parse(text).entries(10) == 1000);
+    CHECK(Budget::parse(text).text() == text);
+  }
+  CHECK(Budget::parse("2.0").entries(10) == 2);
+  CHECK(Budget::parse("1.5").entries(10) == 15);
+  CHECK_FALSE(Budget::parse("1.03").in_entries());
+  CHECK_THROWS_WITH(Budget::parse("5.5"), Catch::Matchers::Contains("5.5") && Catch::Matchers::Contains("2 .. 1e12"));
   CHECK(Budget::parse("0.50") == Budget::parse("0.5"));
   CHECK(Budget::parse("0.50").text() == "0.50");
   CHECK(Budget::parse(Budget::from_compression_ratio("0.9").text()) == Budget::from_compression_ratio("0.9"));
-  for (const char* text :
-       {"", "0", "-1", "-0.5", "nan", "inf", "0x10", "1e9", "0.5 0.6", "half", "1e400", "99999999999999999999"}) {
+  for (const char* text : {"", "0", "-1", "-0.5", "nan", "inf", "0x10", "1e13", "2.5", "0.5 0.6", "half", "1e400",
+                           "99999999999999999999"}) {
     INFO(text);
     CHECK_THROWS_AS(Budget::parse(text), Error);
   }
@@ -96,6 +105,19 @@ TEST_CASE("the best are protected entries from the newest on, then scores, the o
   CHECK(select_best(scores, 0, 0).empty());
   CHECK(select_best(scores, 0, 99).size() == 6);
   CHECK(scores.protected_count(0) == 2);
+}
+
+TEST_CASE("ties between raised entries go to the newest, below what is protected") {
+  LayerScores scores(Entries(1, 6));
+  const std::vector<float> values = {5, 1, 5, 0, 0, 0};
+  std::copy(values.begin(), values.end(), scores.of(0).begin());
+  for (Index entry = 3; entry < 6; ++entry) scores.raise(0, entry, 6);
+  CHECK(rank_entries(scores, 0) == std::vector<std::int32_t>{5, 4, 3, 0, 2, 1});
+  CHECK(select_best(scores, 0, 2) == std::vector<std::int32_t>{4, 5});
+  CHECK(select_best(scores, 0, 4) == std::vector<std::int32_t>{0, 3, 4, 5});
+  scores.protect(0, 1);
+  scores.protect(0, 3);
+  CHECK(rank_entries(scores, 0) == std::vector<std::int32_t>{3, 1, 5, 4, 0, 2});
 }
 
 TEST_CASE("pyramids") {

@@ -117,6 +117,20 @@ TEST_CASE("a wrong policy says what would be right") {
   CHECK(code_of(deep + std::string(100000, ')')) == ErrorCode::invalid_argument);
 }
 
+TEST_CASE("suggestions are near and of the kind that fits") {
+  CHECK_THROWS_WITH(parse_policy("snapvk"), Catch::Matchers::StartsWith("--policy = snapvk") &&
+                                                Contains("no such policy; nearest: snapkv (") && !Contains("every"));
+  CHECK_THROWS_WITH(parse_policy("tova(schedule=ever)"), Contains("no such schedule; nearest: every, never ("));
+  CHECK_THROWS_WITH(parse_policy("tova(protection=snaps)"), Contains("no such protection; nearest: spans"));
+  CHECK_THROWS_WITH(parse_policy("qqqqqqqq"), !Contains(", "));
+  CHECK_THROWS_WITH(parse_policies("ALL"), Contains("nearest: all"));
+  CHECK_THROWS_WITH(parse_policies(" "), Contains("--policy") && Contains("list is empty"));
+  CHECK_THROWS_WITH(parse_policies("knorm,,tova"), Contains("--policy") && Contains("an item is empty"));
+  std::string nested = "knorm()";
+  for (int i = 0; i < 20; ++i) nested = "adakv(" + nested + ")";
+  CHECK_THROWS_WITH(parse_policy(nested), Contains("nested too deep"));
+}
+
 TEST_CASE("lists split at their top level, and all is every policy once") {
   const auto policies = parse_policies("adakv(snapkv(window=8,kernel=3),alpha=0.3) , knorm,knorm");
   REQUIRE(policies.size() == 2);
@@ -151,6 +165,10 @@ TEST_CASE("presses map onto our parts with the library's names, order and defaul
        "keydiff(schedule=every(steps=4,prompt=false),budget=144)");
   CHECK(parse_policy("kvpress:AdaKVPress(KnormPress(0.0))").fixed_budget->unlimited());
 
+  same("kvpress:SnapKVPress(window_size=16, kernel_size=7,)", "snapkv(window=16,kernel=7)");
+  same("kvpress:DecodingPress(KnormPress(), 1_6, target_size=2_048)",
+       "knorm(schedule=every(steps=16,prompt=false),budget=2048)");
+
   CHECK(code_of("kvpress:CURPress()") == ErrorCode::unsupported);
   CHECK(code_of("kvpress:SnapPress()") == ErrorCode::unknown_name);
   CHECK(code_of("kvpress:SnapKVPress(window=3)") == ErrorCode::unknown_name);
@@ -161,4 +179,28 @@ TEST_CASE("presses map onto our parts with the library's names, order and defaul
   CHECK(code_of("kvpress:AdaKVPress(AdaKVPress(KnormPress()))") == ErrorCode::invalid_argument);
   CHECK(code_of("kvpress:DecodingPress(PyramidKVPress())") == ErrorCode::unsupported);
   CHECK(code_of("kvpress:KnormPress") == ErrorCode::invalid_argument);
+}
+
+TEST_CASE("a wrong press is answered in the words of kvpress") {
+  const auto says = [](const char* policy, const char* expected) {
+    INFO(policy);
+    CHECK_THROWS_WITH(parse_policy(policy), Contains(expected));
+  };
+  says("kvpress:SnapKVPress(window_size=0)", "SnapKVPress: window_size = 0: must be integer, 1 .. 65536");
+  says("kvpress:PyramidKVPress(kernel_size=4)", "PyramidKVPress: kernel_size = 4: must be odd");
+  says("kvpress:AdaKVPress(KnormPress(),alpha_safeguard=2)", "AdaKVPress: alpha_safeguard = 2: must be number, 0 .. 1");
+  says("kvpress:AdaKVPress(KnormPress(1.5))", "KnormPress: compression_ratio = 1.5");
+  says("kvpress:DecodingPress(KnormPress(),target_size=1)", "DecodingPress: target_size = 1");
+  says("kvpress:DecodingPress(KnormPress(),compression_interval=0)", "DecodingPress: compression_interval = 0");
+  says("kvpress:SnapKVPress(window=3)", "SnapKVPress: window: no such argument; did you mean window_size?");
+  says("kvpress:AdaKVPress(KnormPress(),alpha=0.3)", "did you mean alpha_safeguard?");
+  says("kvpress:SnapKVPress(1,2,3,4)", "too many arguments");
+  says("kvpress:SnapKVPress(window_size=1__0)", "must be an integer");
+  says("kvpress:SnapPress", "nearest: SnapKVPress");
+  says("kvpress:SnapKVPress", "written as a call: SnapKVPress()");
+  says("SnapKVPress()", "write kvpress:SnapKVPress()");
+  says("kvpress.SnapKVPress(0.5)", "write kvpress:SnapKVPress(...)");
+  says("adakv(kvpress:SnapKVPress())", "kvpress: stands outside");
+  says("adakv(SnapKVPress())", "kvpress: stands outside");
+  says("snapkv(window=16,)", "a name or value expected");
 }

@@ -346,6 +346,41 @@ TEST_CASE("a file without read permission is refused") {
   ::chmod("locked.h5", 0644);
 }
 
+TEST_CASE("a directory without permission is refused in the words used for files") {
+  std::filesystem::create_directories("closed/inside");
+  ::chmod("closed", 0);
+  const bool root = ::geteuid() == 0;
+  if (root) REQUIRE(::seteuid(65534) == 0);
+  for (const char* path : {"closed", "closed/inside"}) {
+    try {
+      static_cast<void>(open_traces({path}));
+      FAIL_CHECK("no error was thrown");
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::permission_denied);
+      CHECK_THAT(error.what(), Catch::Contains(path) && Catch::Contains("cannot read the ") &&
+                                   Catch::Contains("Permission denied") && !Catch::Contains("filesystem error"));
+    }
+  }
+  if (root) REQUIRE(::seteuid(0) == 0);
+  ::chmod("closed", 0755);
+}
+
+TEST_CASE("a new trace replaces a regular file and nothing else") {
+  write_small_trace("target.h5");
+  write_small_trace("target.h5");
+  std::filesystem::create_directories("taken/directory");
+  for (const char* name : {"taken/fifo", "taken/link"}) std::filesystem::remove(name);
+  REQUIRE(::mkfifo("taken/fifo", 0644) == 0);
+  std::filesystem::create_symlink("/dev/null", "taken/link");
+  for (const char* name : {"taken/directory", "taken/fifo", "taken/link"}) {
+    const std::filesystem::file_type type = std::filesystem::symlink_status(name).type();
+    check_throws([&] { write_small_trace(name); }, name, ErrorCode::invalid_argument, "", "is not a regular file");
+    CHECK(std::filesystem::symlink_status(name).type() == type);
+  }
+  // Nothing was begun beside them.
+  CHECK(std::distance(std::filesystem::directory_iterator("taken"), {}) == 3);
+}
+
 TEST_CASE("a file truncated at any byte is refused") {
   write_small_trace("whole.h5", {TensorType::float16, true}, 1);
   const std::string bytes = read_bytes("whole.h5");

@@ -5,6 +5,7 @@
 
 #include "tests/support/small_trace.h"
 #include "traces/error.h"
+#include "traces/manifest.h"
 #include "traces/reader.h"
 #include "traces/slice.h"
 #include "traces/synthesize.h"
@@ -128,7 +129,90 @@ TEST_CASE("a slice of everything has the same contents, and impossible slices ar
   options = {};
   options.sequences = {"7"};
   refused(options);
+  options = {};
+  options.first_row = 5;
+  options.last_row = 1000;
+  CHECK_THROWS_WITH(slice("source.h5", "refused.h5", options), Catch::Contains("0:20") && Catch::Contains("5:1000"));
+  options.last_row = 20;
+  CHECK_NOTHROW(slice("source.h5", "slice.h5", options));
   CHECK_FALSE(std::filesystem::exists("refused.h5"));
+}
+
+TEST_CASE("a range of rows lies inside the longest sequence and begins inside the shortest") {
+  {
+    Writer writer("uneven.h5", small_header());
+    for (const std::int32_t length : {12, 20}) {
+      writer.begin_sequence(small_sequence(length));
+      const auto rows = static_cast<std::size_t>(length);
+      writer.write_channel(Channel::token_ids, channel_values(Channel::token_ids, rows));
+      for (const int layer : {1, 3}) {
+        writer.append_kv(layer, pattern(rows * 16, layer), pattern(rows * 16, layer + 1));
+        writer.append_q(layer, std::vector<std::int32_t>{length - 1}, pattern(32, layer));
+      }
+      writer.end_sequence();
+    }
+    writer.seal();
+  }
+  SliceOptions options;
+  options.first_row = 5;
+  options.last_row = 15;
+  slice("uneven.h5", "slice.h5", options);
+  const Reader sliced("slice.h5");
+  CHECK(sliced.sequences()[0].length == 7);
+  CHECK(sliced.sequences()[1].length == 10);
+  options.last_row = 21;
+  CHECK_THROWS_WITH(slice("uneven.h5", "refused.h5", options), Catch::Contains("0:20"));
+  options.first_row = 12;
+  options.last_row.reset();
+  CHECK_THROWS_WITH(slice("uneven.h5", "refused.h5", options), Catch::Contains("below 12"));
+  options.sequences = {"1"};
+  CHECK_NOTHROW(slice("uneven.h5", "slice.h5", options));
+}
+
+TEST_CASE("a slice never replaces its input, under whatever name") {
+  write_small_trace("source.h5", {TensorType::float16, true});
+  const std::string before = Reader("source.h5").checksum();
+  for (const char* name : {"hard.h5", "soft.h5"}) std::filesystem::remove(name);
+  std::filesystem::create_hard_link("source.h5", "hard.h5");
+  std::filesystem::create_symlink("source.h5", "soft.h5");
+  SliceOptions options;
+  options.layers = {3};
+  for (const auto& [input, output] :
+       {std::pair("source.h5", "source.h5"), std::pair("source.h5", "./source.h5"), std::pair("source.h5", "hard.h5"),
+        std::pair("source.h5", "soft.h5"), std::pair("soft.h5", "source.h5")}) {
+    INFO(input << " to " << output);
+    try {
+      slice(input, output, options);
+      FAIL_CHECK("no error was thrown");
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::invalid_argument);
+      CHECK_THAT(error.what(), Catch::Contains(output) && Catch::Contains("to copy from"));
+    }
+  }
+  CHECK(Reader("source.h5").checksum() == before);
+  CHECK(std::filesystem::hard_link_count("source.h5") == 2);
+  CHECK(std::filesystem::is_symlink("soft.h5"));
+  // Another trace of the same contents may be replaced.
+  std::filesystem::copy_file("source.h5", "copy.h5", std::filesystem::copy_options::overwrite_existing);
+  slice("source.h5", "copy.h5", options);
+  CHECK(Reader("copy.h5").header().layers == std::vector<int>{3});
+}
+
+TEST_CASE("a directory with a manifest of one shard can be sliced, one of several names them") {
+  std::filesystem::remove_all("shards");
+  std::filesystem::create_directory("shards");
+  CHECK_THROWS_WITH(slice("shards", "slice.h5", {}), Catch::Contains("manifest.jsonl"));
+  write_small_trace("shards/000000.h5");
+  append_to_manifest("shards", describe_shard("shards/000000.h5"));
+  SliceOptions options;
+  options.layers = {3};
+  slice("shards", "slice.h5", options);
+  CHECK(Reader("slice.h5").read_layer(0, 3).k == Reader("shards/000000.h5").read_layer(0, 3).k);
+  CHECK_THROWS_WITH(slice("shards", "shards/000000.h5", options), Catch::Contains("to copy from"));
+  write_small_trace("shards/000001.h5");
+  append_to_manifest("shards", describe_shard("shards/000001.h5"));
+  CHECK_THROWS_WITH(slice("shards", "slice.h5", options),
+                    Catch::Contains("holds 2") && Catch::Contains("shards/000000.h5"));
 }
 
 TEST_CASE("a synthetic trace has the attention structure it was asked for") {
