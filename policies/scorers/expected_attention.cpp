@@ -30,6 +30,34 @@ void average_rotation(const models::Rope& rope, double first, Index count, model
   }
 }
 
+/// Cosines and sines that undo the rotation of each row: [rows, pairs]. Taken once for all heads of a layer.
+struct InverseRotation {
+  InverseRotation(const CacheView& cache, std::span<const std::int32_t> rows)
+      : cosine(std::ssize(rows), std::ssize(cache.rope().inv_freq())), sine(cosine.rows(), cosine.cols()) {
+    for (Index i = 0; i < cosine.rows(); ++i) {
+      const double position = cache.positions()[static_cast<std::size_t>(rows[static_cast<std::size_t>(i)])];
+      for (Index pair = 0; pair < cosine.cols(); ++pair) {
+        const double angle = position * cache.rope().inv_freq()[static_cast<std::size_t>(pair)];
+        cosine(i, pair) = std::cos(angle) / cache.rope().attention_scaling();
+        sine(i, pair) = std::sin(angle) / cache.rope().attention_scaling();
+      }
+    }
+  }
+  void apply(const models::Rope& rope, models::MatrixDouble& queries) const {
+    for (Index pair = 0; pair < cosine.cols(); ++pair) {
+      const auto a = static_cast<Index>(rope.first_of_pair(static_cast<std::size_t>(pair)));
+      const auto b = static_cast<Index>(rope.second_of_pair(static_cast<std::size_t>(pair)));
+      for (Index i = 0; i < queries.rows(); ++i) {
+        const double first = queries(i, a);
+        const double second = queries(i, b);
+        queries(i, a) = first * cosine(i, pair) + second * sine(i, pair);
+        queries(i, b) = second * cosine(i, pair) - first * sine(i, pair);
+      }
+    }
+  }
+  models::MatrixDouble cosine, sine;
+};
+
 void softmax(Eigen::VectorXd& logits) {
   logits.array() -= logits.maxCoeff();
   logits = logits.array().exp();
@@ -49,11 +77,13 @@ class ExpectedAttention : public Scorer {
 
   void score(const CacheView& cache, const CutBudget&, LayerScores& scores) override {
     const Index sinks = std::min(sinks_, cache.seen() - 1);
+    const auto rows = cache.query_rows();
+    const InverseRotation rotation(cache, rows.subspan(static_cast<std::size_t>(count_before(rows, sinks))));
     for (int head = 0; head < cache.heads(); ++head) {
       const Index first = count_before(cache.entries(head), sinks);
       const Index count = std::ssize(cache.entries(head)) - first;
       if (count == 0) continue;
-      const Eigen::VectorXd expected = expected_attention(cache, head, sinks, first, count);
+      const Eigen::VectorXd expected = expected_attention(cache, head, rotation, first, count);
       const models::MatrixView values = cache.values(head);
       for (Index i = 0; i < count; ++i) {
         double value = expected[i];
@@ -71,15 +101,15 @@ class ExpectedAttention : public Scorer {
   [[nodiscard]] Needs needs() const override { return {.all_queries = true}; }
 
  private:
-  [[nodiscard]] Eigen::VectorXd expected_attention(const CacheView& cache, int head, Index sinks, Index first,
-                                                   Index count) const {
+  [[nodiscard]] Eigen::VectorXd expected_attention(const CacheView& cache, int head, const InverseRotation& rotation,
+                                                   Index first, Index count) const {
     const double scale = cache.geometry().attention_scale;
     models::MatrixDouble keys = cache.keys(head).middleRows(first, count).cast<double>();
     average_rotation(cache.rope(), cache.positions().back() + 1.0, future_, keys);
     const QueryHeads group = cache.query_heads(head);
     Eigen::VectorXd expected = Eigen::VectorXd::Zero(count);
     for (int query_head = group.first; query_head < group.first + group.count; ++query_head) {
-      models::MatrixDouble queries = unrotated_queries(cache, query_head, sinks);
+      models::MatrixDouble queries = unrotated_queries(cache, query_head, rotation);
       const Eigen::RowVectorXd mean = queries.colwise().mean();
       Eigen::VectorXd logits = scale * (keys * mean.transpose());
       if (covariance_) {
@@ -94,18 +124,13 @@ class ExpectedAttention : public Scorer {
     return expected / group.count;
   }
 
-  /// Queries of the rows from `sinks` on, before RoPE; one row of zeros when there are none.
-  static models::MatrixDouble unrotated_queries(const CacheView& cache, int query_head, Index sinks) {
-    const auto rows = cache.query_rows();
-    const Index skipped = count_before(rows, sinks);
+  /// The queries that `rotation` was made for, before RoPE; one row of zeros when there are none.
+  static models::MatrixDouble unrotated_queries(const CacheView& cache, int query_head,
+                                                const InverseRotation& rotation) {
     const models::MatrixView all = cache.queries(query_head);
-    if (skipped == all.rows()) return models::MatrixDouble::Zero(1, all.cols());
-    models::MatrixDouble queries = all.bottomRows(all.rows() - skipped).cast<double>();
-    for (Index i = 0; i < queries.rows(); ++i) {
-      const auto row = static_cast<std::size_t>(rows[static_cast<std::size_t>(skipped + i)]);
-      cache.rope().invert(std::span<double>(queries.row(i).data(), static_cast<std::size_t>(queries.cols())),
-                          cache.positions()[row]);
-    }
+    if (rotation.cosine.rows() == 0) return models::MatrixDouble::Zero(1, all.cols());
+    models::MatrixDouble queries = all.bottomRows(rotation.cosine.rows()).cast<double>();
+    rotation.apply(cache.rope(), queries);
     return queries;
   }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 namespace evictsim::sim {
@@ -77,8 +76,9 @@ class MemberWriter {
 
   /// `full` (renormalised full output of a column), `useful_mass` (mass of the useful set that is resident),
   /// `resident` (rows of the member that a given token row attends).
+  template <typename Resident>
   void write(Index member, Index column, const Eigen::RowVectorXf& full, const Sums& sums, double useful_mass,
-             const std::function<std::vector<std::int32_t>(std::int32_t)>& resident) {
+             const Resident& resident) {
     const Index rows = tile_.size();
     const Index r = column % rows;
     const int query_head = head_.first_query_head + static_cast<int>(column / rows);
@@ -236,13 +236,14 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
 
   MemberWriter writer(layer, tile, head, out);
   std::vector<double> useful(static_cast<std::size_t>(members) + 1);
+  Eigen::RowVectorXf full;
   for (Index column = 0; column < width; ++column) {
     const int query_head = head.first_query_head + static_cast<int>(column / tile.size());
     std::fill(useful.begin(), useful.end(), 0.0);
     for (const UsefulSets::Entry& entry : tile.useful.at(query_head, column % tile.size())) {
       useful[level_of(entry.row)] += static_cast<double>(entry.mass);
     }
-    const Eigen::RowVectorXf full = sums.output.row(column) * static_cast<float>(1.0 / sums.mass[column]);
+    full = sums.output.row(column) * static_cast<float>(1.0 / sums.mass[column]);
     double useful_mass = 0;
     for (Index member = 0; member < members; ++member) {
       useful_mass += useful[static_cast<std::size_t>(member)];
@@ -289,6 +290,7 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
 
   MemberWriter writer(layer, tile, head, out);
   const int dim = layer.geometry().head_dim;
+  Eigen::RowVectorXf full;
   for (Index column = 0; column < width; ++column) {
     const Index r = column % rows;
     const std::int32_t row = tile.rows[static_cast<std::size_t>(r)];
@@ -297,7 +299,7 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
     for (const UsefulSets::Entry& entry : tile.useful.at(query_head, r)) {
       if (last_row[static_cast<std::size_t>(entry.row)] >= row) useful_mass += static_cast<double>(entry.mass);
     }
-    const Eigen::RowVectorXf full = tile.output.block(r, query_head * dim, 1, dim);
+    full = tile.output.block(r, query_head * dim, 1, dim);
     writer.write(member, column, full, sums, useful_mass, [&](std::int32_t token_row) {
       return visible_rows(layer, token_row,
                           [&](std::int32_t j) { return last_row[static_cast<std::size_t>(j)] >= token_row; });
