@@ -18,9 +18,13 @@ std::vector<std::uint64_t> ranking_keys(const LayerScores& scores, int head) {
     // Flipped so that unsigned order is falling float order; + 0 makes the two zeros equal.
     const auto bits = std::bit_cast<std::uint32_t>(values[place] + 0.0F);
     const std::uint32_t falling = (bits & 0x80000000U) != 0 ? bits : ~bits & 0x7fffffffU;
-    const bool raised = scores.is_raised(head, static_cast<Index>(place));
-    const std::uint64_t order = raised ? values.size() - 1 - place : values.size() + place;
-    keys[place] = (std::uint64_t{falling} << 32U) | order;
+    keys[place] = (std::uint64_t{falling} << 32U) | (values.size() + place);
+  }
+  if (scores.has_raised(head)) {
+    for (std::size_t place = 0; place < keys.size(); ++place) {
+      if (!scores.is_raised(head, static_cast<Index>(place))) continue;
+      keys[place] -= 2 * place + 1;  // values.size() - 1 - place in the lower half
+    }
   }
   if (scores.protected_count(head) > 0) {
     for (std::size_t place = 0; place < keys.size(); ++place) {
@@ -52,16 +56,6 @@ void LayerScores::raise(int head, Index entry, float score) {
   if (marks.empty()) marks.assign(values_[static_cast<std::size_t>(head)].size(), 0);
   marks[static_cast<std::size_t>(entry)] = 1;
   values_[static_cast<std::size_t>(head)][static_cast<std::size_t>(entry)] = score;
-}
-
-bool LayerScores::is_raised(int head, Index entry) const {
-  const std::vector<std::uint8_t>& marks = raised_[static_cast<std::size_t>(head)];
-  return !marks.empty() && marks[static_cast<std::size_t>(entry)] != 0;
-}
-
-bool LayerScores::is_protected(int head, Index entry) const {
-  const std::vector<std::uint8_t>& marks = protected_[static_cast<std::size_t>(head)];
-  return !marks.empty() && marks[static_cast<std::size_t>(entry)] != 0;
 }
 
 Index LayerScores::protected_count(int head) const {

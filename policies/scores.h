@@ -25,14 +25,21 @@ class LayerScores {
   /// Sets the entry's score to `score`, which all raised entries of a layer share and no other exceeds, and lets ties
   /// between raised entries go to the newest: a budget smaller than a window of raised entries keeps its end.
   void raise(int head, Index entry, float score);
-  [[nodiscard]] bool is_protected(int head, Index entry) const;
+  [[nodiscard]] bool is_protected(int head, Index entry) const { return is_marked(protected_, head, entry); }
   [[nodiscard]] Index protected_count(int head) const;
-  [[nodiscard]] bool is_raised(int head, Index entry) const;
+  [[nodiscard]] bool is_raised(int head, Index entry) const { return is_marked(raised_, head, entry); }
+  [[nodiscard]] bool has_raised(int head) const { return !raised_[static_cast<std::size_t>(head)].empty(); }
 
  private:
+  using Marks = std::vector<std::vector<std::uint8_t>>;
+  static bool is_marked(const Marks& all, int head, Index entry) {
+    const std::vector<std::uint8_t>& marks = all[static_cast<std::size_t>(head)];
+    return !marks.empty() && marks[static_cast<std::size_t>(entry)] != 0;
+  }
+
   std::vector<std::vector<float>> values_;
-  std::vector<std::vector<std::uint8_t>> protected_;  ///< empty per head until something is protected
-  std::vector<std::vector<std::uint8_t>> raised_;     ///< empty per head until something is raised
+  Marks protected_;  ///< empty per head until something is protected
+  Marks raised_;     ///< empty per head until something is raised
 };
 
 /// Places (not rows) of all entries of a head, best first, in the order that select_best cuts: its first `count` are
