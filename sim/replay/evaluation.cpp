@@ -7,10 +7,6 @@
 namespace evictsim::sim {
 namespace {
 
-/// Below this mass the float32 probabilities have lost digits (or are zero): the row is recomputed over its resident
-/// entries alone, in double.
-constexpr double smallest_mass = 1e-25;
-
 /// Rows of probabilities, surprises and values gathered for one product; kept per thread to spare page faults.
 struct Gathered {
   Matrix probability;

@@ -12,6 +12,10 @@
 
 namespace evictsim::sim {
 
+/// Below this share of the full softmax, float32 probabilities have lost digits (or are zero): attention is then
+/// computed anew in double, over the resident entries alone.
+inline constexpr double smallest_mass = 1e-25;
+
 /// Attention over one resident set, per column of a tile.
 struct ResidentOutput {
   Matrix output;            ///< [C, d] renormalised

@@ -7,13 +7,6 @@
 #include "traces/error.h"
 
 namespace evictsim::sim {
-namespace {
-
-/// Below this share of the full softmax the stored probabilities have lost digits; logits are then taken anew.
-constexpr double smallest_mass = 1e-25;
-
-}  // namespace
-
 LayerCache::LayerCache(const LayerData& layer, const PromptFeatures& features, policies::Granularity granularity,
                        RandomKey key)
     : layer_(layer), features_(features), granularity_(granularity), key_(key), seen_(layer.prompt_length()) {

@@ -140,7 +140,7 @@ class LayerReplay {
     std::vector<KeptSets> sets;
     std::optional<policies::LayerScores> scores;
     std::unique_ptr<policies::Scorer> scorer = policy.make_scorer ? policy.make_scorer() : nullptr;
-    const bool walks = !policy.never_cuts() && !policy.is_oracle() && policy.schedule->cuts_while_decoding();
+    const bool walks = cuts_while_decoding(policy);
     for (const std::size_t point : active.points) {
       const policies::Budget& budget = context_.plan.points[point].budget;
       const policies::CutBudget cut_to = cut_budget(budget, prompt);

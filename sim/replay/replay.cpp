@@ -14,6 +14,7 @@
 #include "models/projection.h"
 #include "models/rope.h"
 #include "sim/replay/layer_replay.h"
+#include "sim/replay/selection.h"
 #include "traces/error.h"
 
 namespace evictsim::sim {
@@ -42,7 +43,7 @@ std::vector<std::size_t> chosen_layers(const traces::Reader& reader, const std::
 /// Needs of a policy including what its schedule adds.
 policies::Needs needs_of(const policies::Policy& policy) {
   policies::Needs needs = policy.needs;
-  const bool walks = !policy.never_cuts() && !policy.is_oracle() && policy.schedule->cuts_while_decoding();
+  const bool walks = cuts_while_decoding(policy);
   if (walks && needs.window_queries > 0) needs.decode_attention = true;
   if (!walks) needs.decode_attention = false;
   return needs;

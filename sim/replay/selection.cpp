@@ -35,6 +35,10 @@ policies::LayerScores checked(const policies::Policy& policy, policies::LayerSco
 
 }  // namespace
 
+bool cuts_while_decoding(const policies::Policy& policy) {
+  return !policy.never_cuts() && !policy.is_oracle() && policy.schedule->cuts_while_decoding();
+}
+
 policies::LayerScores score_cache(const policies::Policy& policy, policies::Scorer& scorer, const LayerCache& cache,
                                   const policies::CutBudget& budget) {
   policies::LayerScores scores(cache);

@@ -11,6 +11,9 @@
 
 namespace evictsim::sim {
 
+/// Whether the policy runs per budget along the decode rows; if not, it ranks once.
+bool cuts_while_decoding(const policies::Policy& policy);
+
 /// Scores `cache` (finite, or Error(policy_failure)) and applies the protections.
 policies::LayerScores score_cache(const policies::Policy& policy, policies::Scorer& scorer, const LayerCache& cache,
                                   const policies::CutBudget& budget);
