@@ -32,7 +32,7 @@ if(EVICTSIM_SANITIZE MATCHES "thread")
 endif()
 
 # Used only while compiling: a program that links an installed evictsim does not have to find these.
-set(_evictsim_header_only Boost::boost Boost::headers Eigen3::Eigen nlohmann_json::nlohmann_json)
+set(_evictsim_header_only Boost::boost Boost::headers Eigen3::Eigen lemon::headers nlohmann_json::nlohmann_json)
 
 # evictsim_library(<folder> [WHOLE_ARCHIVE] SOURCES <file>... [PRIVATE_HEADERS <file>...]
 #                  [PUBLIC <target>...] [PRIVATE <target>...])

@@ -9,8 +9,6 @@
 namespace evictsim::models {
 namespace {
 
-double capped(double logit, double softcap) { return softcap > 0 ? softcap * std::tanh(logit / softcap) : logit; }
-
 /// Rows of queries per tile: wide enough for full speed of the product, small enough for the cache.
 constexpr Index tile_rows = 64;
 
@@ -40,7 +38,7 @@ std::vector<double> reference_weights(std::span<const float> query, const Matrix
     for (std::size_t c = 0; c < query.size(); ++c) {
       dot += static_cast<double>(query[c]) * static_cast<double>(keys(entries[i], static_cast<Index>(c)));
     }
-    weights[i] = capped(rule.scale * dot, rule.softcap);
+    weights[i] = rule.logit(dot);
     largest = std::max(largest, weights[i]);
   }
   double sum = 0;
@@ -159,7 +157,7 @@ void accumulate_attention(const MatrixView& keys, std::span<const MatrixView> he
     for (Index j = 0; j < entries; ++j) {
       for (Index g = 0; g < group; ++g) {
         sums[static_cast<std::size_t>(g)][static_cast<std::size_t>(j)] +=
-            tile.probability.row(j).segment(g * rows, rows).cast<double>().sum();
+            sum_in_double(&tile.probability(j, g * rows), rows);
       }
     }
   }

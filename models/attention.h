@@ -3,6 +3,7 @@
 /// Softmax attention of one KV head and its group of query heads: a float64 reference, and the float32 kernels that a
 /// replay runs on. Keys are never repeated for the group: the queries of the group are columns of one product.
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -15,6 +16,10 @@ namespace evictsim::models {
 struct LogitRule {
   double scale = 1;
   double softcap = 0;
+  /// The logit of a dot product q.k.
+  [[nodiscard]] double logit(double dot) const {
+    return softcap > 0 ? softcap * std::tanh(scale * dot / softcap) : scale * dot;
+  }
 };
 
 /// Half-open range of entries that a query may see.

@@ -17,4 +17,15 @@ inline MatrixView view(const float* data, Index rows, Index columns, Index strid
   return {data, rows, columns, Eigen::OuterStride<>(stride < 0 ? columns : stride)};
 }
 
+/// Sum of `count` floats in double: four running sums, element i in sum i % 4, so that they can run side by side.
+inline double sum_in_double(const float* values, Index count) {
+  double sums[4] = {0, 0, 0, 0};
+  Index i = 0;
+  for (; i + 4 <= count; i += 4) {
+    for (Index lane = 0; lane < 4; ++lane) sums[lane] += static_cast<double>(values[i + lane]);
+  }
+  for (; i < count; ++i) sums[i % 4] += static_cast<double>(values[i]);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 }  // namespace evictsim::models

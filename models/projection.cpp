@@ -9,8 +9,8 @@
 namespace evictsim::models {
 namespace {
 
-/// Columns per block of the triangular product: eight blocks do 9/16 of the full product's work.
-Index block_columns(Index width) { return std::max<Index>(64, (width / 8 + 15) / 16 * 16); }
+/// Rows of W_O that are widened to double at once.
+constexpr Index gram_rows = 256;
 
 void add_squared_norms(const Matrix& rows, std::span<double> out) {
   for (Index i = 0; i < rows.rows(); ++i) {
@@ -21,42 +21,32 @@ void add_squared_norms(const Matrix& rows, std::span<double> out) {
 }  // namespace
 
 OutputProjection::OutputProjection(Matrix w_o, std::optional<OutputNorm> norm)
-    : w_o_(std::move(w_o)), norm_(std::move(norm)) {}
+    : w_o_(std::move(w_o)), norm_(std::move(norm)) {
+  if (!norm_) norms_ = ProductNorms::of(w_o_);
+}
 
 void OutputProjection::expect_rows(Index rows) {
-  if (norm_ || factor_.size() > 0) return;  // behind a norm the whole vector is needed, not its length
+  if (norm_ || uses_factor_) return;  // behind a norm the whole vector is needed, not its length
   const auto width = static_cast<double>(w_o_.cols());
   const auto height = static_cast<double>(w_o_.rows());
-  // In float multiply-adds of a plain product. One in double counts as two, and the triangular kernels run at about a
-  // third of full speed. 9/16: see block_columns.
-  const double factorisation = 6 * (width * width * height / 2 + width * width * width / 6);
-  const double saved = static_cast<double>(rows) * width * (height - width * 9 / 16);
+  // In float multiply-adds of a plain product; one in double counts as two, and the factorisation reaches two thirds
+  // of full speed.
+  const double factorisation = 3 * (width * width * height / 2 + width * width * width / 6);
+  const double saved = static_cast<double>(rows) * width * (height - width / 2);
   if (saved <= factorisation) return;
   MatrixDouble gram = MatrixDouble::Zero(w_o_.cols(), w_o_.cols());
-  const MatrixDouble wide = w_o_.cast<double>();
-  gram.selfadjointView<Eigen::Lower>().rankUpdate(wide.transpose());
-  const Eigen::LLT<MatrixDouble> cholesky(gram);
-  if (cholesky.info() != Eigen::Success) return;  // rank-deficient W_O: the plain product stays
-  factor_ = MatrixDouble(cholesky.matrixL()).cast<float>();
+  MatrixDouble wide;
+  for (Index first = 0; first < w_o_.rows(); first += gram_rows) {
+    wide = w_o_.middleRows(first, std::min(gram_rows, w_o_.rows() - first)).cast<double>();
+    gram.selfadjointView<Eigen::Lower>().rankUpdate(wide.transpose());
+  }
+  const Eigen::LLT<Eigen::Ref<MatrixDouble>> cholesky(gram);  // in place
+  if (cholesky.info() != Eigen::Success) return;              // rank-deficient W_O: the plain product stays
+  norms_ = ProductNorms::of_transposed_lower(gram);
+  uses_factor_ = true;
 }
 
 Matrix OutputProjection::project(const Matrix& rows) const { return rows * w_o_.transpose(); }
-
-void OutputProjection::squared_norms(const Matrix& rows, std::span<double> out) const {
-  std::fill(out.begin(), out.end(), 0.0);
-  if (factor_.size() == 0) {
-    add_squared_norms(project(rows), out);
-    return;
-  }
-  const Index width = factor_.cols();
-  const Index step = block_columns(width);
-  Matrix block;
-  for (Index first = 0; first < width; first += step) {
-    const Index columns = std::min(step, width - first);
-    block.noalias() = rows.rightCols(width - first) * factor_.block(first, first, width - first, columns);
-    add_squared_norms(block, out);
-  }
-}
 
 void OutputProjection::apply_norm(Matrix& rows) const {
   const Eigen::Map<const Eigen::RowVectorXf> weight(norm_->weight.data(), static_cast<Index>(norm_->weight.size()));
@@ -72,7 +62,7 @@ void OutputProjection::apply_norm(Matrix& rows) const {
 
 void OutputProjection::output_squared(const Matrix& full, std::span<double> out) const {
   if (!norm_) {
-    squared_norms(full, out);
+    norms_.squared(full, out);
     return;
   }
   Matrix y = project(full);
@@ -87,7 +77,7 @@ void OutputProjection::error_squared(const Matrix& full, const Matrix& differenc
     if (difference.isZero(0.0F)) {
       std::fill(out.begin(), out.end(), 0.0);
     } else {
-      squared_norms(difference, out);
+      norms_.squared(difference, out);
     }
     return;
   }

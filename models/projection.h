@@ -6,6 +6,7 @@
 #include <span>
 
 #include "models/matrix.h"
+#include "models/product_norms.h"
 #include "traces/header.h"
 
 namespace evictsim::models {
@@ -23,7 +24,7 @@ class OutputProjection {
   /// `w_o` [D, Hq*d], columns h*d .. (h+1)*d - 1 belong to query head h.
   OutputProjection(Matrix w_o, std::optional<OutputNorm> norm);
 
-  /// Announces how many rows will go through `squared_errors`. Where it pays, ||W_O x|| is then taken as ||U x|| with
+  /// Announces how many rows will go through `error_squared`. Where it pays, ||W_O x|| is then taken as ||U x|| with
   /// the triangular factor U of W_O^T W_O (computed in double): half the products, same norm to about 1e-7 relative.
   void expect_rows(Index rows);
 
@@ -36,15 +37,15 @@ class OutputProjection {
 
   /// W_O x for every row, before any norm: [N, D].
   [[nodiscard]] Matrix project(const Matrix& rows) const;
-  [[nodiscard]] bool uses_factor() const { return factor_.size() > 0; }
+  [[nodiscard]] bool uses_factor() const { return uses_factor_; }
 
  private:
-  void squared_norms(const Matrix& rows, std::span<double> out) const;
   void apply_norm(Matrix& rows) const;
 
   Matrix w_o_;
   std::optional<OutputNorm> norm_;
-  Matrix factor_;  ///< lower triangular L with L L^T = W_O^T W_O; empty: not used
+  ProductNorms norms_;  ///< of W_O or its factor; unused behind a norm
+  bool uses_factor_ = false;
 };
 
 }  // namespace evictsim::models

@@ -107,6 +107,11 @@ void Node::require_hard_link(const std::string& name) const {
   }
 }
 
+bool Node::has_group(const std::string& name) const {
+  H5O_info_t info{};
+  return has(name) && H5Oget_info_by_name(id(), name.c_str(), &info, H5P_DEFAULT) >= 0 && info.type == H5O_TYPE_GROUP;
+}
+
 Node Node::group(const std::string& name) const {
   require_hard_link(name);
   Handle handle(H5Gopen2(id(), name.c_str(), H5P_DEFAULT));

@@ -84,6 +84,7 @@ class Node {
   // Groups.
   [[nodiscard]] bool has(const std::string& name) const;
   [[nodiscard]] std::vector<std::string> names() const;
+  [[nodiscard]] bool has_group(const std::string& name) const;
   [[nodiscard]] Node group(const std::string& name) const;
   [[nodiscard]] Node dataset(const std::string& name) const;
   [[nodiscard]] Node create_group(const std::string& name) const;

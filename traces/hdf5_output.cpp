@@ -10,7 +10,7 @@ namespace {
 /// Properties of a new object of that class without times, which would make two writes of the same data differ.
 Handle timeless(hid_t object_class) {
   Handle properties(H5Pcreate(object_class));
-  H5Pset_obj_track_times(properties.get(), 0);
+  H5Pset_obj_track_times(properties.get(), false);
   return properties;
 }
 

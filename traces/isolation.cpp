@@ -50,7 +50,7 @@ std::uint64_t address_space_in_use() {
   limit(RLIMIT_CPU, 2 + file_size / (16 * mebibyte));
   limit(RLIMIT_AS, address_space_in_use() + 1024 * mebibyte + 4 * file_size);
   // Fresh and freed memory is filled, so that a use of it shows here.
-  ::mallopt(M_PERTURB, 0xa5);
+  ::mallopt(M_PERTURB, 0xa5);  // NOLINT(concurrency-mt-unsafe): this process has one thread
   try {
     work();
   } catch (...) {  // A proper refusal: the caller will meet it again.

@@ -115,6 +115,13 @@ void load_second_pass(const Node& group, const Header& header, const SequenceInf
         "[Ts, Hq, d]");
     static_cast<void>(q.tensor_type());
     entry.layers[index].has_second_pass = true;
+    if (!group.group(name).has("k")) continue;
+    const Node k = group.group(name).dataset("k");
+    k.require_shape(
+        {shape[0], static_cast<std::size_t>(header.num_kv_heads), static_cast<std::size_t>(header.head_dim)},
+        "[Ts, Hkv, d]");
+    static_cast<void>(k.tensor_type());
+    entry.layers[index].has_second_pass_keys = true;
   }
   entry.second_pass = std::move(rows);
 }

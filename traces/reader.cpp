@@ -37,6 +37,8 @@ struct Reader::Impl {
     const Guard guard;
     return sequence_group(sequence).group(layer_name(layer_number)).dataset(name);
   }
+  /// [heads, Ts, d], head by head.
+  [[nodiscard]] Tensor read_second_pass_rows(std::size_t sequence, int layer, const char* name) const;
 };
 
 Reader::Reader(const std::filesystem::path& path) : impl_(std::make_unique<Impl>()) {
@@ -133,18 +135,27 @@ std::optional<SecondPass> Reader::read_second_pass(std::size_t sequence) const {
   return impl_->entry(sequence).second_pass;
 }
 
-std::optional<Tensor> Reader::read_second_pass_queries(std::size_t sequence, int layer) const {
-  if (!impl_->layer(sequence, layer).has_second_pass) return std::nullopt;
+Tensor Reader::Impl::read_second_pass_rows(std::size_t sequence, int layer, const char* name) const {
   Node dataset;
   Tensor tensor;
   {
     const Guard guard;
-    dataset = impl_->sequence_group(sequence).group("second_pass").group(layer_name(layer)).dataset("q");
+    dataset = sequence_group(sequence).group("second_pass").group(layer_name(layer)).dataset(name);
     tensor.shape = dataset.shape();
   }
   std::swap(tensor.shape[0], tensor.shape[1]);
   read_head_major(dataset, tensor.data);
   return tensor;
+}
+
+std::optional<Tensor> Reader::read_second_pass_queries(std::size_t sequence, int layer) const {
+  if (!impl_->layer(sequence, layer).has_second_pass) return std::nullopt;
+  return impl_->read_second_pass_rows(sequence, layer, "q");
+}
+
+std::optional<Tensor> Reader::read_second_pass_keys(std::size_t sequence, int layer) const {
+  if (!impl_->layer(sequence, layer).has_second_pass_keys) return std::nullopt;
+  return impl_->read_second_pass_rows(sequence, layer, "k");
 }
 
 TensorType Reader::stored_type(std::size_t sequence, int layer) const { return impl_->layer(sequence, layer).type; }

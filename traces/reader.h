@@ -70,6 +70,8 @@ class Reader {
   [[nodiscard]] std::optional<SecondPass> read_second_pass(std::size_t sequence) const;
   /// Queries of the second pass [Hq, Ts, d], head by head; nullopt when that layer has none.
   [[nodiscard]] std::optional<Tensor> read_second_pass_queries(std::size_t sequence, int layer) const;
+  /// Keys of the second pass's own rows [Hkv, Ts, d]; nullopt when that layer has none.
+  [[nodiscard]] std::optional<Tensor> read_second_pass_keys(std::size_t sequence, int layer) const;
   /// How k of that layer is stored.
   [[nodiscard]] TensorType stored_type(std::size_t sequence, int layer) const;
   /// Lower-case hexadecimal checksum of the file's bytes (see traces/checksum.h); reads the file once.

@@ -202,7 +202,7 @@ class Slicer {
     }
   }
 
-  [[nodiscard]] SequenceInfo sliced_info(const SequenceInfo& info, std::int32_t first, std::int32_t last) const {
+  static SequenceInfo sliced_info(const SequenceInfo& info, std::int32_t first, std::int32_t last) {
     SequenceInfo kept = info;
     kept.length = last - first;
     kept.prompt_length = std::clamp(info.prompt_length - first, 1, kept.length);
@@ -315,6 +315,10 @@ class Slicer {
       copy(source.group(name), target.create_group(name), "q", places, query_heads_,
            static_cast<std::size_t>(input_.header.num_query_heads),
            {query_heads_.size(), static_cast<std::size_t>(header_.head_dim)});
+      if (!input_.entries[index].layers[layer].has_second_pass_keys) continue;
+      copy(source.group(name), target.group(name), "k", places, kv_heads_,
+           static_cast<std::size_t>(input_.header.num_kv_heads),
+           {kv_heads_.size(), static_cast<std::size_t>(header_.head_dim)});
     }
   }
 

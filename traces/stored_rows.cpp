@@ -64,9 +64,10 @@ void join_planes(const std::byte* planes, std::size_t count, std::size_t size, s
 template <typename Stored, typename Wide>
 void widen(const std::vector<std::byte>& bytes, bool swap, std::vector<Wide>& values) {
   for (std::size_t index = 0; index < values.size(); ++index) {
-    std::array<std::byte, sizeof(Stored)> element;
+    std::array<std::byte, sizeof(Stored)> element{};
     std::memcpy(element.data(), bytes.data() + index * sizeof(Stored), sizeof(Stored));
     if (swap) std::reverse(element.begin(), element.end());
+    // NOLINTNEXTLINE(bugprone-signed-char-misuse): an 8-bit integer is a number here, not a character
     values[index] = static_cast<Wide>(std::bit_cast<Stored>(element));
   }
 }

@@ -342,7 +342,8 @@ class Synthesizer {
     });
     const double norm = std::sqrt(static_cast<double>(options_.hidden_size));
     const auto depth = [&](std::size_t index) {
-      return static_cast<double>(index / length + 1) / static_cast<double>(layers);
+      const std::size_t layer = index / length;
+      return static_cast<double>(layer + 1) / static_cast<double>(layers);
     };
     fill(Channel::step_norm, layers * length, [&](std::size_t index) {
       const double value = norm * depth(index) * (0.5 + random.uniform());

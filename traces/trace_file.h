@@ -43,6 +43,7 @@ struct LayerEntry {
   TensorType type = TensorType::float32;
   bool has_hidden = false;
   bool has_second_pass = false;
+  bool has_second_pass_keys = false;
   std::optional<std::vector<std::int32_t>> query_rows;  ///< absent: every row
 };
 

@@ -115,7 +115,7 @@ class Stream {
 struct Writer::Impl {
   struct Layer {
     Node group;
-    std::unique_ptr<Stream> k, v, q, x, second_pass_q;
+    std::unique_ptr<Stream> k, v, q, x, second_pass_q, second_pass_k;
     std::vector<std::int32_t> query_rows;
   };
 
@@ -267,6 +267,7 @@ struct Writer::Impl {
     finish(entry.v, entry.group, "v", length);
     if (entry.x) finish(entry.x, entry.group, "x", length);
     if (entry.second_pass_q) finish(entry.second_pass_q, entry.group, "second_pass", second_pass->positions.size());
+    if (entry.second_pass_k) finish(entry.second_pass_k, entry.group, "second_pass", second_pass->positions.size());
     if (!entry.q) entry.q = std::make_unique<Stream>(entry.group, "q", query_row(), options);
     finish(entry.q, entry.group, "q", entry.query_rows.size());
     if (!entry.query_rows.empty() && entry.query_rows.back() >= info.length) {
@@ -398,6 +399,17 @@ void Writer::append_second_pass_q(int layer, std::span<const float> q) {
     entry.second_pass_q = std::make_unique<Stream>(group, "q", impl_->query_row(), impl_->options);
   }
   entry.second_pass_q->append(q);
+}
+
+void Writer::append_second_pass_k(int layer, std::span<const float> k) {
+  const Guard guard;
+  Impl::Layer& entry = impl_->layer(layer);
+  if (!entry.second_pass_q) throw impl_->misuse("append_second_pass_q must come first");
+  if (!entry.second_pass_k) {
+    const Node group = impl_->second_pass_group.group(layer_name(layer));
+    entry.second_pass_k = std::make_unique<Stream>(group, "k", impl_->kv_row(), impl_->options);
+  }
+  entry.second_pass_k->append(k);
 }
 
 void Writer::write_channel(Channel channel, std::span<const float> values) {

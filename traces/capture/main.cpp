@@ -1,26 +1,34 @@
 /// \file
 /// evictsim-capture: records traces from models that llama.cpp runs.
 
-#include <fmt/format.h>
-
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <exception>
 
 #include "traces/capture/run_command.h"
-#include "traces/error.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+int run(int argument_count, char** arguments) {
   CLI::App app("Records attention traces from GGUF models with llama.cpp", "evictsim-capture");
   app.set_version_flag("--version", EVICTSIM_VERSION);
   app.require_subcommand(1);
   evictsim::traces::capture::add_run_command(app);
   try {
-    app.parse(argc, argv);
+    app.parse(argument_count, arguments);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "evictsim-capture: {}\n", error.what());
-    return 1;
   }
   return 0;
+}
+
+}  // namespace
+
+int main(int argument_count, char** arguments) {
+  try {
+    return run(argument_count, arguments);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "evictsim-capture: %s\n", error.what());
+    return 1;
+  }
 }

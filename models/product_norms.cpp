@@ -1,0 +1,89 @@
+#include "models/product_norms.h"
+
+#include <algorithm>
+#include <array>
+
+#include "models/register_block.h"
+
+namespace evictsim::models {
+namespace {
+
+/// Sizes of the pieces worked on at once: a panel's piece stays in the first-level cache, the rest in the second.
+constexpr Index piece_width = 384;
+constexpr Index piece_panels = 8;
+constexpr Index piece_vectors = 32 * block_rows;
+
+}  // namespace
+
+ProductNorms::ProductNorms(Index height, Index width, bool triangular) : width_(width) {
+  Index place = 0;
+  for (Index row = 0; row < height; row += block_columns) {
+    const Index first = triangular ? row : 0;
+    panels_.push_back({first, place});
+    place += (width - first) * block_columns;
+  }
+  packed_.resize(place);
+}
+
+ProductNorms ProductNorms::of(const Matrix& matrix) {
+  ProductNorms norms(matrix.rows(), matrix.cols(), false);
+  for (Index row = 0; row < matrix.rows(); row += block_columns) {
+    const Index count = std::min(block_columns, matrix.rows() - row);
+    float* to = norms.packed_.data() + norms.panels_[static_cast<std::size_t>(row / block_columns)].place;
+    if (count < block_columns) std::fill(to, to + norms.width_ * block_columns, 0.0F);
+    Eigen::Map<Matrix>(to, norms.width_, block_columns).leftCols(count) = matrix.middleRows(row, count).transpose();
+  }
+  return norms;
+}
+
+ProductNorms ProductNorms::of_transposed_lower(const MatrixDouble& square) {
+  const Index width = square.cols();
+  ProductNorms norms(width, width, true);
+  for (const Panel& panel : norms.panels_) {
+    float* to = norms.packed_.data() + panel.place;
+    const Index columns = std::min(block_columns, width - panel.first);
+    for (Index k = panel.first; k < width; ++k, to += block_columns) {
+      const Index count = std::min(columns, k - panel.first + 1);
+      for (Index c = 0; c < count; ++c) to[c] = static_cast<float>(square(k, panel.first + c));
+      std::fill(to + count, to + block_columns, 0.0F);
+    }
+  }
+  return norms;
+}
+
+void ProductNorms::squared(const Matrix& rows, std::span<double> out) const {
+  std::fill(out.begin(), out.end(), 0.0);
+  thread_local Matrix products;
+  products.resize(piece_vectors, piece_panels * block_columns);
+  for (Index top = 0; top < rows.rows(); top += piece_vectors) {
+    const Index count = std::min(piece_vectors, rows.rows() - top);
+    for (std::size_t left = 0; left < panels_.size(); left += piece_panels) {
+      const std::size_t right = std::min(left + piece_panels, panels_.size());
+      for (Index begin = panels_[left].first; begin < width_; begin += piece_width) {
+        const Index end = std::min(begin + piece_width, width_);
+        for (std::size_t p = left; p < right; ++p) {
+          const Panel& panel = panels_[p];
+          const Index first = std::max(begin, panel.first);
+          if (first >= end) continue;
+          const float* factors = packed_.data() + panel.place + (first - panel.first) * block_columns;
+          const Index column = static_cast<Index>(p - left) * block_columns;
+          for (Index v = 0; v < count; v += block_rows) {
+            std::array<const float*, block_rows> vectors{};
+            for (Index i = 0; i < block_rows; ++i) {
+              // Short of six vectors the last one stands in; its spare products lie behind those that are read.
+              vectors[static_cast<std::size_t>(i)] = rows.row(top + std::min(v + i, count - 1)).data() + first;
+            }
+            add_products([&](Index i, Index k) { return vectors[static_cast<std::size_t>(i)][k]; }, factors,
+                         end - first, first == panel.first, &products(v, column), products.cols());
+          }
+        }
+      }
+      const Index columns = static_cast<Index>(right - left) * block_columns;
+      for (Index v = 0; v < count; ++v) {
+        out[static_cast<std::size_t>(top + v)] += static_cast<double>(products.row(v).head(columns).squaredNorm());
+      }
+    }
+  }
+}
+
+}  // namespace evictsim::models
