@@ -48,6 +48,8 @@ struct CutBudget {
   std::int64_t entries = 0;  ///< entries per head to keep; may exceed `cached`
   /// `entries` before truncation: cached * share for a share of the prompt, else `entries`.
   double exact_entries = 0;
+  /// The share of the cached entries as it was given; 0: given in entries.
+  double share = 0;
 };
 
 }  // namespace evictsim::policies

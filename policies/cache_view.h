@@ -12,6 +12,7 @@
 #include "models/matrix.h"
 #include "models/rope.h"
 #include "traces/header.h"
+#include "traces/reader.h"
 
 namespace evictsim::policies {
 
@@ -39,6 +40,11 @@ class LayerView {
   [[nodiscard]] virtual QueryHeads query_heads(int head) const = 0;
   /// Rows resident in a cache head, ascending.
   [[nodiscard]] virtual std::span<const std::int32_t> entries(int head) const = 0;
+  /// A per-token channel of the rows seen, [seen]; declared by Needs::channels. `index` is the layer's index in the
+  /// model for channels that every captured layer has (step_norm, ...), the column of entropy_top, 0 for the others.
+  [[nodiscard]] virtual std::span<const float> channel(traces::Channel channel, int index) const = 0;
+  /// Captured layers of the model, ascending.
+  [[nodiscard]] const std::vector<int>& captured_layers() const { return geometry().layers; }
 };
 
 /// A layer's cache at the moment of a cut: given to scorers, allocators and protections.
@@ -50,6 +56,20 @@ class CacheView : public LayerView {
   /// Token rows seen that have a query, ascending, [Q]; and those queries after RoPE, [Q, d].
   [[nodiscard]] virtual std::span<const std::int32_t> query_rows() const = 0;
   [[nodiscard]] virtual models::MatrixView queries(int query_head) const = 0;
+  /// Columns of W_O that belong to a query head, [hidden_size, d]. Declared by Needs::output_weights.
+  [[nodiscard]] virtual models::MatrixView output_weights(int query_head) const = 0;
+  /// What enters the attention block for every row seen, behind the norm before it: [seen, hidden_size]. Declared by
+  /// Needs::layer_input.
+  [[nodiscard]] virtual models::MatrixView layer_input() const = 0;
+  /// Queries of a second forward pass over the context and the entries each may see: [Ts, d], [Ts]. Declared by
+  /// Needs::second_pass.
+  [[nodiscard]] virtual models::MatrixView second_pass_queries(int query_head) const = 0;
+  [[nodiscard]] virtual std::span<const traces::Span> second_pass_chunks() const = 0;
+  /// Keys of the second pass's own rows after RoPE, [Ts, d]; no rows where the trace does not hold them.
+  [[nodiscard]] virtual models::MatrixView second_pass_keys(int kv_head) const {
+    static_cast<void>(kv_head);
+    return models::view(nullptr, 0, geometry().head_dim);
+  }
   /// Attention of the last `rows` tokens seen, entry-major: element (i, r) is what entry i of the head's cache receives
   /// from token seen - rows + r, causal softmax over the resident entries. [entries, rows].
   /// Declared by Needs::window_queries.
@@ -78,6 +98,13 @@ class FutureView {
   /// Full-cache attention that every prompt entry receives from `query_head`, summed over all decode rows evaluated:
   /// [prompt_length].
   [[nodiscard]] virtual std::span<const double> future_mass(int query_head) const = 0;
+  /// The whole sequence of the full-cache run: tokens; keys and values of a KV head [length, d]; token rows that have a
+  /// query, ascending, and those queries [Tq, d].
+  [[nodiscard]] virtual Index length() const = 0;
+  [[nodiscard]] virtual models::MatrixView keys(int kv_head) const = 0;
+  [[nodiscard]] virtual models::MatrixView values(int kv_head) const = 0;
+  [[nodiscard]] virtual std::span<const std::int32_t> query_rows() const = 0;
+  [[nodiscard]] virtual models::MatrixView queries(int query_head) const = 0;
 };
 
 }  // namespace evictsim::policies

@@ -19,7 +19,7 @@ bool is_blank(char character) {
 
 bool is_word(char character) {
   return static_cast<unsigned char>(character) > 0x20 && character != 0x7f &&
-         std::string_view("(),='\"").find(character) == std::string_view::npos;
+         std::string_view("(),=@'\"").find(character) == std::string_view::npos;
 }
 
 class CallParser {
@@ -36,6 +36,16 @@ class CallParser {
 
  private:
   Call value(int depth) {
+    Call call = bare_value(depth);
+    skip_blanks();
+    if (!call.quoted && at('@')) {
+      ++place_;
+      call.placement.push_back(bare_value(depth + 1));
+    }
+    return call;
+  }
+
+  Call bare_value(int depth) {
     if (depth > deepest_nesting) fail("nested too deep");
     skip_blanks();
     Call call;
@@ -85,7 +95,7 @@ class CallParser {
     Argument argument{.key = {}, .value = value(depth + 1)};
     skip_blanks();
     if (!at('=')) return argument;
-    if (argument.value.called) fail("a key is a plain word");
+    if (argument.value.called || !argument.value.placement.empty()) fail("a key is a plain word");
     ++place_;
     argument.key = std::move(argument.value.name);
     argument.value = value(depth + 1);
@@ -125,12 +135,22 @@ class CallParser {
 }  // namespace
 
 bool is_composition_key(std::string_view key) {
-  constexpr std::array keys = {"scorer", "allocator", "schedule", "protection", "budget"};
+  constexpr std::array keys = {"scorer", "allocator", "schedule", "protection", "placement", "budget"};
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
 Call parse_call(std::string_view text, TrailingComma trailing_comma) {
   return CallParser(text, trailing_comma).parse();
+}
+
+std::string quote_word(std::string_view text) {
+  if (!text.empty() && std::all_of(text.begin(), text.end(), is_word)) return std::string(text);
+  std::string quoted = "'";
+  for (const char character : text) {
+    if (character == '\'' || character == '\\') quoted += '\\';
+    quoted += character;
+  }
+  return quoted + "'";
 }
 
 std::vector<std::string> split_list(std::string_view list) {

@@ -16,7 +16,8 @@ struct Call {
   bool called = false;  ///< written with parentheses
   bool quoted = false;
   std::vector<Argument> arguments;
-  std::size_t place = 0;  ///< offset of its first character in the text parsed
+  std::vector<Call> placement;  ///< at most one: what stands behind `@`
+  std::size_t place = 0;        ///< offset of its first character in the text parsed
 };
 
 struct Argument {
@@ -35,10 +36,14 @@ inline constexpr const char* policy_option = "--policy";
 /// Whether the last argument of a call may be followed by a comma, as Python allows.
 enum class TrailingComma { refused, allowed };
 
-/// Reads the whole of `text`. Words hold any characters but blanks, parentheses, commas, `=` and quotes; quoted text
-/// ('...' or "...") holds any, with a backslash before a quote or backslash. Positional arguments come before named
-/// ones. Throws Error(invalid_argument) naming the character where the text stops making sense.
+/// Reads the whole of `text`. Words hold any characters but blanks, parentheses, commas, `=`, `@` and quotes; quoted
+/// text ('...' or "...") holds any, with a backslash before a quote or backslash. Positional arguments come before
+/// named ones; `call@placement` names where cut entries go. Throws Error(invalid_argument) naming the character where
+/// the text stops making sense.
 Call parse_call(std::string_view text, TrailingComma trailing_comma = TrailingComma::refused);
+
+/// `text` as one argument's value: as it is where it reads back as a word, else quoted.
+std::string quote_word(std::string_view text);
 
 /// Splits `list` at its top-level commas; blanks around items are dropped. Throws Error(invalid_argument) for an empty
 /// item and unbalanced parentheses or quotes.

@@ -14,7 +14,7 @@
 
 namespace evictsim::policies {
 
-/// A part with all its parameters; of an allocator that works around another also that one.
+/// A part with all its parameters; of an allocator or scorer that works around another also that one.
 struct PartUse {
   const Part* part;
   Parameters parameters;
@@ -29,6 +29,7 @@ struct Composition {
   PartUse allocator;
   PartUse schedule;
   std::vector<PartUse> protections;
+  std::optional<PartUse> placement;  ///< empty: what is cut is gone
   std::optional<Budget> budget;
 
   /// The canonical text: `compose(...)` with every parameter; reads back as the same composition.

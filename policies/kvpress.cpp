@@ -5,22 +5,20 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <functional>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include "policies/budget.h"
 #include "policies/call.h"
 #include "policies/names.h"
+#include "policies/press.h"
 #include "policies/registry.h"
 #include "traces/error.h"
 
 namespace evictsim::policies {
 namespace {
-
-constexpr std::int64_t fewest_target = 2;  // 1 is a share here
-constexpr std::int64_t most_target = 1'000'000'000'000;
 
 template <typename Number>
 std::optional<Number> read_number(const std::string& text) {
@@ -30,216 +28,40 @@ std::optional<Number> read_number(const std::string& text) {
   return number;
 }
 
-/// A policy call under construction.
-struct PolicyText {
-  std::string name;
-  std::vector<std::string> arguments;
-  std::string schedule;
-  std::string budget;
-  std::string press;  ///< class it comes from
+/// Function-local, so that it exists before the first PressRegistration of any file runs.
+std::map<std::string, Press, std::less<>>& table() {
+  static std::map<std::string, Press, std::less<>> presses;
+  return presses;
+}
 
-  [[nodiscard]] std::string text() const {
-    std::vector<std::string> all = arguments;
-    if (!schedule.empty()) all.push_back("schedule=" + schedule);
-    if (!budget.empty()) all.push_back("budget=" + budget);
-    return fmt::format("{}({})", name, join(all, ","));
-  }
+/// A class of kvpress 0.5.5 that cannot be mapped, and why.
+struct Unmapped {
+  std::string_view name;
+  const char* reason;
 };
 
-enum class ValueKind { integer, number, boolean, optional_integer, press };
+constexpr std::array unmapped_presses = {
+    Unmapped{"KVgradPress", "it scores by gradients of the model's last hidden states, which a trace does not hold"},
+    Unmapped{"RestoreKVPress",
+             "it adds tokens that a fine-tuned copy of the model computes from the whole cache, which a trace does not "
+             "hold; KVzipPress is what it evicts by"}};
 
-struct PressArgument {
-  const char* name;
-  ValueKind kind;
-  const char* default_value;          ///< as Python writes it; nullptr: must be given
-  const char* counterpart = nullptr;  ///< our parameter, whose range holds; nullptr: none
-};
-
-/// The arguments of one press, all set, in our notation.
-struct PressArguments {
-  std::map<std::string, std::string, std::less<>> values;
-  std::optional<PolicyText> press;
-  std::optional<std::string> compression_ratio;  ///< where given
-
-  [[nodiscard]] const std::string& operator[](const char* name) const { return values.find(name)->second; }
-};
-
-struct Press {
-  const char* name;
-  const char* part;  ///< of ours, which has the counterparts
-  std::vector<PressArgument> arguments;
-  std::function<PolicyText(const PressArguments&)> map;
-};
-
-constexpr PressArgument ratio = {"compression_ratio", ValueKind::number, "0.0"};
-constexpr const char* decoding_press = "DecodingPress";
-constexpr const char* adakv_press = "AdaKVPress";
-constexpr const char* pyramid_press = "PyramidKVPress";
-
-PolicyText map_snapkv(const char* policy, const PressArguments& given) {
-  return {.name = policy,
-          .arguments = {"variant=library", "window=" + given["window_size"], "kernel=" + given["kernel_size"],
-                        "pool=avg", "group=mean"}};
+const Unmapped* unmapped(std::string_view name) {
+  const auto* found = std::find_if(unmapped_presses.begin(), unmapped_presses.end(),
+                                   [&](const Unmapped& press) { return press.name == name; });
+  return found == unmapped_presses.end() ? nullptr : found;
 }
-
-PolicyText map_pyramid(const PressArguments& given) {
-  PolicyText text = map_snapkv("pyramidkv", given);
-  text.arguments.push_back("beta=" + given["beta"]);
-  return text;
-}
-
-PolicyText map_adakv(const PressArguments& given) {
-  PolicyText inner = *given.press;
-  if (inner.press == adakv_press || inner.press == decoding_press) {
-    throw Error(ErrorCode::invalid_argument, "AdaKVPress wraps a press that scores, not " + inner.press,
-                {.parameter = adakv_press});
-  }
-  // AdaKVPress takes the scores of its press and counts by itself: a pyramid inside it has no effect there.
-  if (inner.press == pyramid_press) inner.arguments.emplace_back("allocator=uniform()");
-  return {.name = "adakv",
-          .arguments = {inner.text(), "variant=library", "alpha=" + given["alpha_safeguard"], "normalize=false"}};
-}
-
-PolicyText map_decoding(const PressArguments& given) {
-  PolicyText text = *given.press;
-  if (text.press == decoding_press) {
-    throw Error(ErrorCode::invalid_argument, "DecodingPress wraps a press that scores, or AdaKVPress",
-                {.parameter = decoding_press});
-  }
-  if (text.press == pyramid_press) {
-    throw Error(ErrorCode::unsupported,
-                "inside DecodingPress its counts follow kvpress' buffer of hidden states, not the cache; use "
-                "SnapKVPress",
-                {.parameter = pyramid_press});
-  }
-  text.schedule = fmt::format("every(steps={},prompt=false)", given["compression_interval"]);
-  text.budget = given["target_size"];
-  const auto target = read_number<std::int64_t>(text.budget);
-  if (!target || *target < fewest_target || *target > most_target) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("must be integer, {} .. {}", fewest_target, most_target),
-                {.parameter = fmt::format("{}: target_size", decoding_press), .value = text.budget});
-  }
-  return text;
-}
-
-const std::vector<Press>& presses() {
-  using enum ValueKind;
-  static const std::vector<Press> table = {
-      {adakv_press, "adakv", {{"press", press, nullptr}, {"alpha_safeguard", number, "0.20", "alpha"}}, map_adakv},
-      {decoding_press,
-       "every",
-       {{"base_press", press, nullptr},
-        {"compression_interval", integer, "512", "steps"},
-        {"target_size", integer, "2048"},
-        // How many hidden states kvpress keeps for scoring while decoding; here every query seen is at hand.
-        {"hidden_states_buffer_size", integer, "256"}},
-       map_decoding},
-      {"ExpectedAttentionPress",
-       "expected_attention",
-       {ratio,
-        {"n_future_positions", integer, "512", "future"},
-        {"n_sink", integer, "4", "sinks"},
-        {"use_covariance", boolean, "True"},
-        {"use_vnorm", boolean, "True"},
-        {"epsilon", number, "0.0", "epsilon"}},
-       [](const PressArguments& given) -> PolicyText {
-         return {.name = "expected_attention",
-                 .arguments = {"future=" + given["n_future_positions"], "sinks=" + given["n_sink"],
-                               "covariance=" + given["use_covariance"], "value_norm=" + given["use_vnorm"],
-                               "epsilon=" + given["epsilon"]}};
-       }},
-      {"KeyDiffPress", "keydiff", {ratio}, [](const PressArguments&) -> PolicyText { return {.name = "keydiff"}; }},
-      {"KnormPress", "knorm", {ratio}, [](const PressArguments&) -> PolicyText { return {.name = "knorm"}; }},
-      {"LagKVPress",
-       "lagkv",
-       {ratio,
-        {"n_sink", integer, "4", "sinks"},
-        {"lag_size", integer, "128", "lag"},
-        {"cross_scoring", boolean, "False"}},
-       [](const PressArguments& given) -> PolicyText {
-         return {
-             .name = "lagkv",
-             .arguments = {"sinks=" + given["n_sink"], "lag=" + given["lag_size"], "cross=" + given["cross_scoring"]}};
-       }},
-      {"ObservedAttentionPress",
-       "observed_attention",
-       {ratio, {"output_attentions", boolean, "False"}},
-       [](const PressArguments&) -> PolicyText { return {.name = "observed_attention"}; }},
-      {pyramid_press,
-       "pyramidkv",
-       {ratio,
-        {"window_size", integer, "64", "window"},
-        {"kernel_size", integer, "5", "kernel"},
-        {"beta", integer, "20", "beta"}},
-       map_pyramid},
-      {"RandomPress",
-       "random",
-       {ratio, {"seed", optional_integer, "None", "seed"}},
-       [](const PressArguments& given) -> PolicyText {
-         return {.name = "random", .arguments = {"seed=" + given["seed"]}};
-       }},
-      {"SnapKVPress",
-       "snapkv",
-       {ratio, {"window_size", integer, "64", "window"}, {"kernel_size", integer, "5", "kernel"}},
-       [](const PressArguments& given) { return map_snapkv("snapkv", given); }},
-      {"StreamingLLMPress",
-       "streaming_llm",
-       {ratio, {"n_sink", integer, "4", "sinks"}},
-       [](const PressArguments& given) -> PolicyText {
-         return {.name = "streaming_llm", .arguments = {"variant=library", "sinks=" + given["n_sink"]}};
-       }},
-      {"TOVAPress", "tova", {ratio}, [](const PressArguments&) -> PolicyText {
-         return {.name = "tova", .arguments = {"variant=library"}};
-       }}};
-  return table;
-}
-
-/// Presses of kvpress 0.5.5 that have no counterpart here.
-constexpr std::array unmapped_presses = {"BlockPress",
-                                         "CAMPress",
-                                         "CURPress",
-                                         "CapPress",
-                                         "ChunkKVPress",
-                                         "ChunkPress",
-                                         "CompactorPress",
-                                         "ComposedPress",
-                                         "CompressionRatioDecodingPress",
-                                         "CriticalAdaKVPress",
-                                         "CriticalKVPress",
-                                         "DMSPress",
-                                         "DuoAttentionPress",
-                                         "FastKVzipPress",
-                                         "EntropyGatedChunkKVPress",
-                                         "FinchPress",
-                                         "KVComposePress",
-                                         "ExpectedAttentionStatsPress",
-                                         "KVGradPress",
-                                         "KVzapPress",
-                                         "KVzipPress",
-                                         "KeyRerotationPress",
-                                         "LUKVPress",
-                                         "LeverageScorePress",
-                                         "MergingPress",
-                                         "NonCausalAttnPress",
-                                         "PerLayerCompressionPress",
-                                         "PrefillDecodingPress",
-                                         "QFilterPress",
-                                         "RestoreKVPress",
-                                         "SimLayerKVPress",
-                                         "ThinKPress"};
 
 const Press& find_press(const std::string& name) {
-  const auto found =
-      std::find_if(presses().begin(), presses().end(), [&](const Press& press) { return press.name == name; });
-  if (found != presses().end()) return *found;
-  const std::string mapped = join(mapped_presses());
-  if (std::find(unmapped_presses.begin(), unmapped_presses.end(), name) != unmapped_presses.end()) {
-    throw Error(ErrorCode::unsupported, "this press has no counterpart here; mapped are " + mapped,
+  const auto found = table().find(name);
+  if (found != table().end()) return found->second;
+  if (const Unmapped* press = unmapped(name)) {
+    throw Error(ErrorCode::unsupported, std::string("this press has no counterpart here: ") + press->reason,
                 {.parameter = "kvpress", .value = name});
   }
   throw Error(ErrorCode::unknown_name,
               fmt::format("kvpress has no such press; nearest: {}; mapped are {}",
-                          nearest_of(name, mapped_presses(), 1).front(), mapped),
+                          nearest_of(name, mapped_presses(), 1).front(), join(mapped_presses())),
               {.parameter = "kvpress", .value = name});
 }
 
@@ -268,57 +90,99 @@ auto as_argument(const char* press, const char* argument, const Check& check) {
 
 /// Throws unless our counterpart of the argument takes `value`.
 void check_range(const Press& press, const PressArgument& argument, const std::string& value) {
-  if (argument.counterpart == nullptr) return;
+  if (argument.counterpart == nullptr || value.empty()) return;
   const std::string name = argument.counterpart;
   std::vector<ParameterSpec> specs = find_part(press.part).parameters;
   std::erase_if(specs, [&](const ParameterSpec& spec) { return spec.name != name; });
   as_argument(press.name, argument.name, [&] { return Parameters(press.part, specs, {{name, value}}); });
 }
 
-/// A Python literal in our notation.
-std::string value_of(const Press& press, const PressArgument& argument, const Call& value) {
-  const char* expected = nullptr;
-  if (!value.called && !value.quoted) {
-    switch (argument.kind) {
-      case ValueKind::boolean:
-        if (value.name == "True") return "true";
-        if (value.name == "False") return "false";
-        break;
-      case ValueKind::optional_integer:
-        if (value.name == "None") return "0";
-        [[fallthrough]];
-      case ValueKind::integer:
-        if (const std::string number = plain_number(value.name); read_number<std::int64_t>(number)) return number;
-        break;
-      case ValueKind::number:
-        if (const std::string number = plain_number(value.name); read_number<double>(number)) return number;
-        break;
-      case ValueKind::press:
-        break;
-    }
+/// What a value must be, as errors say it.
+const char* expected_of(PressValue kind) {
+  switch (kind) {
+    case PressValue::integer:
+      return "must be an integer";
+    case PressValue::number:
+      return "must be a number";
+    case PressValue::boolean:
+      return "must be True or False";
+    case PressValue::text:
+      return "must be a word or quoted text";
+    case PressValue::optional_integer:
+      return "must be an integer or None";
+    case PressValue::optional_number:
+      return "must be a number or None";
+    case PressValue::press:
+      return "must be a press such as KnormPress()";
+    case PressValue::optional_press:
+      return "must be a press such as KnormPress(), or None";
+    case PressValue::presses:
+      return "must be a list of presses such as [KnormPress(0.5), ThinKPress(0.5)]";
+    case PressValue::numbers:
+      return "must be a list of numbers such as [0.5, 0.25]";
   }
-  switch (argument.kind) {
-    case ValueKind::integer:
-      expected = "must be an integer";
-      break;
-    case ValueKind::number:
-      expected = "must be a number";
-      break;
-    case ValueKind::boolean:
-      expected = "must be True or False";
-      break;
-    case ValueKind::optional_integer:
-      expected = "must be an integer or None";
-      break;
-    case ValueKind::press:
-      expected = "must be a press such as KnormPress()";
-      break;
-  }
-  throw Error(ErrorCode::invalid_argument, expected,
+  return "";
+}
+
+[[noreturn]] void refuse_value(const Press& press, const PressArgument& argument, const Call& value) {
+  throw Error(ErrorCode::invalid_argument, expected_of(argument.kind),
               {.parameter = fmt::format("{}: {}", press.name, argument.name), .value = value.name});
 }
 
+/// A Python literal in our notation.
+std::string value_of(const Press& press, const PressArgument& argument, const Call& value) {
+  if (argument.kind == PressValue::text && !value.called) return value.name;
+  if (!value.called && !value.quoted) {
+    switch (argument.kind) {
+      case PressValue::boolean:
+        if (value.name == "True") return "true";
+        if (value.name == "False") return "false";
+        break;
+      case PressValue::optional_integer:
+        if (value.name == "None") return "0";
+        [[fallthrough]];
+      case PressValue::integer:
+        if (std::string number = plain_number(value.name); read_number<std::int64_t>(number)) return number;
+        break;
+      case PressValue::optional_number:
+        if (value.name == "None") return {};
+        [[fallthrough]];
+      case PressValue::number:
+        if (std::string number = plain_number(value.name); read_number<double>(number)) return number;
+        break;
+      case PressValue::optional_press:
+        if (value.name == "None") return {};
+        break;
+      case PressValue::text:
+      case PressValue::press:
+      case PressValue::presses:
+      case PressValue::numbers:
+        break;
+    }
+  }
+  refuse_value(press, argument, value);
+}
+
 PolicyText map_press(const Call& call);
+
+/// A Python list's items; lists were rewritten as calls of this name.
+constexpr std::string_view list_name = "list";
+
+void read_list(const Press& press, const PressArgument& argument, const Call& value, PressArguments& read) {
+  std::vector<std::string> numbers;
+  for (const Argument& item : value.arguments) {
+    if (argument.kind == PressValue::presses && item.value.called) {
+      read.presses.push_back(map_press(item.value));
+    } else if (argument.kind == PressValue::numbers && !item.value.called &&
+               read_number<double>(plain_number(item.value.name))) {
+      numbers.push_back(plain_number(item.value.name));
+    } else {
+      refuse_value(press, argument, item.value);
+    }
+  }
+  if (value.arguments.empty()) refuse_value(press, argument, value);
+  read.values[argument.name] = join(numbers, " ");
+}
 
 PressArguments read_arguments(const Press& press, const Call& call) {
   PressArguments read;
@@ -330,9 +194,14 @@ PressArguments read_arguments(const Press& press, const Call& call) {
                   {.parameter = fmt::format("{}: {}", press.name, argument.name)});
     }
     given[place] = true;
-    if (argument.kind == ValueKind::press && value.called) {
+    const bool takes_press = argument.kind == PressValue::press || argument.kind == PressValue::optional_press;
+    const bool takes_list = argument.kind == PressValue::presses || argument.kind == PressValue::numbers;
+    if (takes_press && value.called) {
       read.press = map_press(value);
-    } else if (argument.name == std::string_view(ratio.name)) {
+      read.presses_by[argument.name] = *read.press;
+    } else if (takes_list && value.called && value.name == list_name) {
+      read_list(press, argument, value, read);
+    } else if (argument.name == std::string_view(compression_ratio_argument.name)) {
       read.compression_ratio = value_of(press, argument, value);
     } else {
       const std::string text = value_of(press, argument, value);
@@ -364,7 +233,7 @@ PressArguments read_arguments(const Press& press, const Call& call) {
   }
   for (std::size_t place = 0; place < press.arguments.size(); ++place) {
     const PressArgument& argument = press.arguments[place];
-    if (given[place] || argument.name == std::string_view(ratio.name)) continue;
+    if (given[place] || argument.name == std::string_view(compression_ratio_argument.name)) continue;
     if (argument.default_value == nullptr) {
       throw Error(ErrorCode::invalid_argument, "must be given",
                   {.parameter = fmt::format("{}: {}", press.name, argument.name)});
@@ -374,13 +243,35 @@ PressArguments read_arguments(const Press& press, const Call& call) {
   return read;
 }
 
+/// Python's lists as calls, [a, b] as list(a, b): all that the grammar of policies lacks.
+std::string lists_as_calls(std::string_view text) {
+  std::string rewritten;
+  char quote = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char character = text[i];
+    if (quote != 0) {
+      if (character == '\\' && i + 1 < text.size()) rewritten += text[i++];
+      if (text[i] == quote && character == quote) quote = 0;
+      rewritten += text[i];
+      continue;
+    }
+    if (character == '\'' || character == '"') quote = character;
+    if (character == '[') {
+      rewritten.append(list_name).append("(");
+    } else {
+      rewritten += character == ']' ? ')' : character;
+    }
+  }
+  return rewritten;
+}
+
 PolicyText map_press(const Call& call) {
   const Press& press = find_press(call.name);
   const PressArguments arguments = read_arguments(press, call);
   PolicyText text = press.map(arguments);
   text.press = press.name;
   if (arguments.compression_ratio) {
-    text.budget = as_argument(press.name, ratio.name,
+    text.budget = as_argument(press.name, compression_ratio_argument.name,
                               [&] { return Budget::from_compression_ratio(*arguments.compression_ratio).text(); });
   }
   return text;
@@ -388,8 +279,66 @@ PolicyText map_press(const Call& call) {
 
 }  // namespace
 
+std::string PolicyText::text() const {
+  std::vector<std::string> all = arguments;
+  if (!schedule.empty()) all.push_back("schedule=" + schedule);
+  if (!budget.empty()) all.push_back("budget=" + budget);
+  return fmt::format("{}({})", name, join(all, ","));
+}
+
+const std::string& PressArguments::operator[](const char* name) const { return values.find(name)->second; }
+
+PressRegistration::PressRegistration(const Press& press) {
+  if (!table().try_emplace(press.name, press).second) {
+    refuse_registration(fmt::format("the press {} is registered twice", press.name));
+  }
+}
+
+PolicyText scores_of_press(const PressArguments& given, const char* wrapper) {
+  if (!given.press->scores) {
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("{} wraps a press that scores, not {}", wrapper, given.press->press),
+                {.parameter = wrapper});
+  }
+  PolicyText scores = *given.press;
+  if (scores.counts) scores.arguments.emplace_back("allocator=uniform()");
+  return scores;
+}
+
+PolicyText cut_while_decoding(const PressArguments& given, const char* wrapper) {
+  PolicyText text = *given.press;
+  if (!text.scores && text.press != "AdaKVPress") {
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} wraps a press that scores, or AdaKVPress", wrapper),
+                {.parameter = wrapper});
+  }
+  if (text.counts) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("inside {} its counts follow kvpress' buffer of hidden states, not the cache; use "
+                            "SnapKVPress",
+                            wrapper),
+                {.parameter = text.press});
+  }
+  text.schedule = fmt::format("every(steps={},prompt=false)", given["compression_interval"]);
+  text.scores = false;
+  return text;
+}
+
+PolicyText cut_to_target(const PressArguments& given, const char* wrapper) {
+  // A budget in entries below 2 would read as a share.
+  constexpr std::int64_t fewest_target = 2;
+  constexpr std::int64_t most_target = 1'000'000'000'000;
+  PolicyText text = cut_while_decoding(given, wrapper);
+  const std::int64_t target = std::stoll(given["target_size"]);
+  if (target < fewest_target || target > most_target) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("must be integer, {} .. {}", fewest_target, most_target),
+                {.parameter = fmt::format("{}: target_size", wrapper), .value = given["target_size"]});
+  }
+  text.budget = given["target_size"];
+  return text;
+}
+
 std::string press_to_policy(std::string_view text) {
-  const Call call = parse_call(text, TrailingComma::allowed);
+  const Call call = parse_call(lists_as_calls(text), TrailingComma::allowed);
   const Press& press = find_press(call.name);
   if (!call.called) {
     throw Error(ErrorCode::invalid_argument, fmt::format("a press is written as a call: {}()", press.name),
@@ -401,16 +350,12 @@ std::string press_to_policy(std::string_view text) {
 std::string press_named(std::string_view name) {
   constexpr std::string_view module = "kvpress.";
   if (name.starts_with(module)) name.remove_prefix(module.size());
-  const bool mapped =
-      std::any_of(presses().begin(), presses().end(), [&](const Press& press) { return press.name == name; });
-  const bool known =
-      mapped || std::find(unmapped_presses.begin(), unmapped_presses.end(), name) != unmapped_presses.end();
-  return known ? std::string(name) : std::string();
+  return table().contains(name) || unmapped(name) != nullptr ? std::string(name) : std::string();
 }
 
 std::vector<std::string> mapped_presses() {
   std::vector<std::string> names;
-  for (const Press& press : presses()) names.emplace_back(press.name);
+  for (const auto& [name, press] : table()) names.push_back(name);
   return names;
 }
 

@@ -3,21 +3,41 @@
 /// What a policy needs from a trace beyond k, v and the queries of decode rows.
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "models/matrix.h"
+#include "traces/reader.h"
 
 namespace evictsim::policies {
 
 struct Needs {
   models::Index window_queries = 0;  ///< q of the last so many tokens at every cut
   bool all_queries = false;          ///< q of every prompt row
-  bool decode_attention =
-      false;  ///< `Scorer::observe` or window attention at cuts while decoding: q of every decode row
+  /// `Scorer::observe` or window attention at cuts while decoding: q of every decode row.
+  bool decode_attention = false;
+  bool output_weights = false;              ///< w_o of every layer replayed
+  bool layer_input = false;                 ///< x and the norm before attention of every layer replayed
+  bool second_pass = false;                 ///< rows of a second forward pass over the context
+  std::set<traces::Channel> channels = {};  ///< per-token channels
+  std::set<std::string> spans = {};         ///< kinds of annotated ranges
+  /// Parameters without which the policy cannot run ("weights: a file with gates"); it is skipped like one that lacks a
+  /// dataset.
+  std::set<std::string> parameters = {};
 
   /// The union of two needs.
   [[nodiscard]] Needs with(const Needs& other) const {
-    return {std::max(window_queries, other.window_queries), all_queries || other.all_queries,
-            decode_attention || other.decode_attention};
+    Needs both = *this;
+    both.window_queries = std::max(window_queries, other.window_queries);
+    both.all_queries |= other.all_queries;
+    both.decode_attention |= other.decode_attention;
+    both.output_weights |= other.output_weights;
+    both.layer_input |= other.layer_input;
+    both.second_pass |= other.second_pass;
+    both.channels.insert(other.channels.begin(), other.channels.end());
+    both.spans.insert(other.spans.begin(), other.spans.end());
+    both.parameters.insert(other.parameters.begin(), other.parameters.end());
+    return both;
   }
 };
 

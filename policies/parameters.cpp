@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "policies/call.h"
 #include "policies/names.h"
 #include "traces/error.h"
 
@@ -45,6 +46,7 @@ std::optional<std::string> canonical(const ParameterSpec& spec, const std::strin
       return shortest(*number);
     }
     case ParameterType::real: {
+      if (spec.automatic && given == automatic_word) return given;
       const auto number = number_of<double>(given);
       if (!number || !std::isfinite(*number) || !in_range(spec, *number)) return {};
       return shortest(*number == 0 ? 0.0 : *number);
@@ -54,6 +56,8 @@ std::optional<std::string> canonical(const ParameterSpec& spec, const std::strin
       return given;
     case ParameterType::choice:
       if (std::find(spec.choices.begin(), spec.choices.end(), given) == spec.choices.end()) return {};
+      return given;
+    case ParameterType::text:
       return given;
   }
   return {};
@@ -76,11 +80,13 @@ std::string ParameterSpec::range() const {
     case ParameterType::integer:
       return fmt::format("{}integer{}{}", odd ? "odd " : "", bounds(*this), automatic ? ", or auto" : "");
     case ParameterType::real:
-      return "number" + bounds(*this);
+      return fmt::format("number{}{}", bounds(*this), automatic ? ", or auto" : "");
     case ParameterType::boolean:
       return "true | false";
     case ParameterType::choice:
       return join(choices, " | ");
+    case ParameterType::text:
+      return "text";
   }
   return {};
 }
@@ -112,6 +118,11 @@ ParameterSpec boolean_parameter(std::string name, std::string default_value, std
           .help = std::move(help)};
 }
 
+ParameterSpec or_auto(ParameterSpec spec) {
+  spec.automatic = true;
+  return spec;
+}
+
 ParameterSpec choice_parameter(std::string name, std::vector<std::string> choices, std::string help) {
   std::string first = choices.front();
   return {.name = std::move(name),
@@ -121,10 +132,15 @@ ParameterSpec choice_parameter(std::string name, std::vector<std::string> choice
           .choices = std::move(choices)};
 }
 
+ParameterSpec text_parameter(std::string name, std::string help) {
+  return {.name = std::move(name), .type = ParameterType::text, .help = std::move(help)};
+}
+
 Parameters::Parameters(std::string_view part, const std::vector<ParameterSpec>& specs,
                        const std::map<std::string, std::string>& given) {
   for (const auto& [name, text] : given) {
-    if (std::any_of(specs.begin(), specs.end(), [&](const ParameterSpec& spec) { return spec.name == name; })) continue;
+    const auto is_wanted = [&name = name](const ParameterSpec& spec) { return spec.name == name; };
+    if (std::any_of(specs.begin(), specs.end(), is_wanted)) continue;
     if (specs.empty()) {
       throw Error(ErrorCode::unknown_name, fmt::format("{} takes no parameters", part), {.parameter = name});
     }
@@ -174,14 +190,25 @@ std::optional<std::int64_t> Parameters::optional_integer(std::string_view name) 
 }
 
 double Parameters::real(std::string_view name) const {
-  return *number_of<double>(find(name, ParameterType::real).text);
+  const auto value = optional_real(name);
+  if (!value) throw std::logic_error(fmt::format("parameter '{}' may be auto: ask optional_real", name));
+  return *value;
+}
+
+std::optional<double> Parameters::optional_real(std::string_view name) const {
+  return number_of<double>(find(name, ParameterType::real).text);
 }
 
 bool Parameters::boolean(std::string_view name) const { return find(name, ParameterType::boolean).text == "true"; }
 
 const std::string& Parameters::choice(std::string_view name) const { return find(name, ParameterType::choice).text; }
 
-const std::string& Parameters::word(std::string_view name) const { return find(name).text; }
+const std::string& Parameters::words(std::string_view name) const { return find(name, ParameterType::text).text; }
+
+std::string Parameters::word(std::string_view name) const {
+  const Value& value = find(name);
+  return value.type == ParameterType::text ? quote_word(value.text) : value.text;
+}
 
 std::string Parameters::text() const {
   std::vector<std::string> names;
@@ -191,7 +218,7 @@ std::string Parameters::text() const {
 
 std::string Parameters::text(const std::vector<std::string>& names) const {
   std::vector<std::string> pairs;
-  for (const std::string& name : names) pairs.push_back(name + "=" + find(name).text);
+  for (const std::string& name : names) pairs.push_back(name + "=" + word(name));
   return join(pairs, ",");
 }
 

@@ -11,7 +11,7 @@
 
 namespace evictsim::policies {
 
-enum class ParameterType { integer, real, boolean, choice };
+enum class ParameterType { integer, real, boolean, choice, text };
 
 /// One declared parameter.
 struct ParameterSpec {
@@ -23,7 +23,7 @@ struct ParameterSpec {
   std::optional<double> maximum = {};     ///< inclusive, for numbers
   std::vector<std::string> choices = {};  ///< for choice
   bool odd = false;                       ///< integers: odd ones only
-  bool automatic = false;                 ///< integers: may also be `auto`, see Parameters::optional_integer
+  bool automatic = false;                 ///< numbers: may also be `auto`, see Parameters::optional_integer
 
   /// "integer, 1 .. 4096", "mean | max | sum", ...
   [[nodiscard]] std::string range() const;
@@ -35,8 +35,13 @@ ParameterSpec integer_parameter(std::string name, std::string default_value, dou
 ParameterSpec real_parameter(std::string name, std::string default_value, double minimum, double maximum,
                              std::string help);
 ParameterSpec boolean_parameter(std::string name, std::string default_value, std::string help);
+/// The same number, which may also be `auto`.
+ParameterSpec or_auto(ParameterSpec spec);
 /// The first choice is the default.
 ParameterSpec choice_parameter(std::string name, std::vector<std::string> choices, std::string help);
+
+/// Any text, quoted where it holds blanks, commas, parentheses, `=`, `@` or quotes; empty unless given.
+ParameterSpec text_parameter(std::string name, std::string help);
 
 /// The values of one part, every declared parameter set. Asking for an undeclared name or the wrong type is a
 /// programming error (std::logic_error).
@@ -51,10 +56,14 @@ class Parameters {
   /// Of an `automatic` parameter: nothing for `auto`.
   [[nodiscard]] std::optional<std::int64_t> optional_integer(std::string_view name) const;
   [[nodiscard]] double real(std::string_view name) const;
+  /// Of an `automatic` parameter: nothing for `auto`.
+  [[nodiscard]] std::optional<double> optional_real(std::string_view name) const;
   [[nodiscard]] bool boolean(std::string_view name) const;
   [[nodiscard]] const std::string& choice(std::string_view name) const;
+  /// Of a text parameter, without quotes.
+  [[nodiscard]] const std::string& words(std::string_view name) const;
   /// Any parameter in its canonical form, which reads back as the same value.
-  [[nodiscard]] const std::string& word(std::string_view name) const;
+  [[nodiscard]] std::string word(std::string_view name) const;
   /// "window=64,kernel=5", in declared order, every parameter.
   [[nodiscard]] std::string text() const;
   /// As text(), the named parameters only.

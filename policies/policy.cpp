@@ -1,10 +1,13 @@
 #include "policies/policy.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "policies/call.h"
 #include "policies/composition.h"
+#include "policies/formula/parser.h"
 #include "policies/kvpress.h"
 #include "policies/registry.h"
 #include "traces/error.h"
@@ -25,8 +28,12 @@ std::string trimmed(std::string_view text) {
 
 Policy parse_policy(std::string_view text) {
   std::string name = trimmed(text);
-  const std::string composition =
-      name.starts_with(press_prefix) ? press_to_policy(name.substr(press_prefix.size())) : name;
+  std::string composition = name;
+  if (name.starts_with(press_prefix)) {
+    composition = press_to_policy(name.substr(press_prefix.size()));
+  } else if (name.starts_with(formula::prefix)) {
+    composition = fmt::format("formula(expression={})", quote_word(trimmed(name.substr(formula::prefix.size()))));
+  }
   return make_policy(read_composition(composition), std::move(name));
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 /// \file
 /// A policy: a composition of parts, parsed from text such as `adakv(snapkv(window=32),alpha=0.3)`,
-/// `tova(schedule=every(steps=8))` or `kvpress:SnapKVPress(window_size=16)`. Grammar: docs/policies.md.
+/// `tova(schedule=every(steps=8))`, `kvpress:SnapKVPress(window_size=16)` or `score: -norm(k)`. Grammar:
+/// docs/policies.md and docs/formulas.md.
 
 #include <functional>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "policies/allocator.h"
 #include "policies/budget.h"
 #include "policies/needs.h"
+#include "policies/placement.h"
 #include "policies/protection.h"
 #include "policies/schedule.h"
 #include "policies/scorer.h"
@@ -28,14 +30,20 @@ struct Policy {
   std::shared_ptr<const Allocator> allocator;
   std::shared_ptr<const Schedule> schedule;
   std::vector<std::shared_ptr<const Protection>> protections;
+  std::function<std::unique_ptr<Placement>()> make_placement;  ///< empty: what is cut is gone
   Needs needs;
   Granularity granularity = Granularity::kv_head;
+  /// When it cuts, to how many per head and per what cache, as text: what policies must share for one to bound the
+  /// other.
+  std::string terms;
+  bool is_optimum = false;  ///< see OracleScorer::is_optimum
   /// Set when the text itself fixes what is kept (a pasted press with `compression_ratio` or `target_size`).
   std::optional<Budget> fixed_budget;
 
   [[nodiscard]] bool is_oracle() const { return static_cast<bool>(make_oracle); }
-  /// Never cuts: everything stays.
+  /// Never cuts: everything stays hot.
   [[nodiscard]] bool never_cuts() const { return !make_scorer && !make_oracle; }
+  [[nodiscard]] bool places() const { return static_cast<bool>(make_placement); }
 };
 
 /// Parses one policy. Throws Error: unknown_name (with the nearest names), invalid_argument (naming parameter, value

@@ -12,6 +12,10 @@ struct ScheduleState {
   std::int64_t row = 0;       ///< token row attended last
   std::int64_t resident = 0;  ///< entries in the longest head
   std::int64_t entries = 0;   ///< the budget, entries per head
+  /// Entries over all heads that are cut together (of the layer, or of the model where the allocator pools layers), and
+  /// the number of those heads.
+  std::int64_t total = 0;
+  std::int64_t heads = 1;
 };
 
 /// Stateless. Asked after the prompt and after every decode row; a cut that is due brings the cache down to the budget.

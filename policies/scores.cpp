@@ -4,6 +4,9 @@
 #include <bit>
 #include <limits>
 #include <numeric>
+#include <string>
+
+#include "traces/error.h"
 
 namespace evictsim::policies {
 namespace {
@@ -31,6 +34,11 @@ std::vector<std::uint64_t> ranking_keys(const LayerScores& scores, int head) {
       if (scores.is_protected(head, static_cast<Index>(place))) keys[place] = keys.size() - place;
     }
   }
+  if (scores.dropped_count(head) > 0) {
+    for (std::size_t place = 0; place < keys.size(); ++place) {
+      if (scores.is_dropped(head, static_cast<Index>(place))) keys[place] = ~std::uint64_t{0} - keys.size() + place;
+    }
+  }
   return keys;
 }
 
@@ -39,27 +47,34 @@ std::vector<std::uint64_t> ranking_keys(const LayerScores& scores, int head) {
 LayerScores::LayerScores(const LayerView& layer)
     : values_(static_cast<std::size_t>(layer.heads())),
       protected_(static_cast<std::size_t>(layer.heads())),
-      raised_(static_cast<std::size_t>(layer.heads())) {
+      raised_(static_cast<std::size_t>(layer.heads())),
+      dropped_(static_cast<std::size_t>(layer.heads())) {
   for (int head = 0; head < layer.heads(); ++head) {
     values_[static_cast<std::size_t>(head)].assign(layer.entries(head).size(), 0.0F);
   }
 }
 
-void LayerScores::protect(int head, Index entry) {
-  std::vector<std::uint8_t>& marks = protected_[static_cast<std::size_t>(head)];
+void LayerScores::mark(Marks& all, int head, Index entry) const {
+  std::vector<std::uint8_t>& marks = all[static_cast<std::size_t>(head)];
   if (marks.empty()) marks.assign(values_[static_cast<std::size_t>(head)].size(), 0);
+  if (entry < 0 || entry >= std::ssize(marks)) {
+    throw Error(ErrorCode::policy_failure, "a policy marks an entry that the head does not have",
+                {.value = std::to_string(entry)});
+  }
   marks[static_cast<std::size_t>(entry)] = 1;
 }
 
+void LayerScores::protect(int head, Index entry) { mark(protected_, head, entry); }
+
+void LayerScores::drop(int head, Index entry) { mark(dropped_, head, entry); }
+
 void LayerScores::raise(int head, Index entry, float score) {
-  std::vector<std::uint8_t>& marks = raised_[static_cast<std::size_t>(head)];
-  if (marks.empty()) marks.assign(values_[static_cast<std::size_t>(head)].size(), 0);
-  marks[static_cast<std::size_t>(entry)] = 1;
+  mark(raised_, head, entry);
   values_[static_cast<std::size_t>(head)][static_cast<std::size_t>(entry)] = score;
 }
 
-Index LayerScores::protected_count(int head) const {
-  const std::vector<std::uint8_t>& marks = protected_[static_cast<std::size_t>(head)];
+Index LayerScores::count(const Marks& all, int head) {
+  const std::vector<std::uint8_t>& marks = all[static_cast<std::size_t>(head)];
   return std::count(marks.begin(), marks.end(), std::uint8_t{1});
 }
 
@@ -78,8 +93,15 @@ std::vector<std::int32_t> select_best(const LayerScores& scores, int head, Index
   const auto kept = static_cast<std::size_t>(std::clamp<Index>(count, 0, std::ssize(keys)));
   std::uint64_t best_dropped = std::numeric_limits<std::uint64_t>::max();
   if (kept + 1 == keys.size()) {
-    best_dropped = *std::max_element(keys.begin(), keys.end());
-  } else if (kept < keys.size()) {
+    // What every step of a policy that cuts while decoding asks for.
+    const auto worst = std::find(keys.begin(), keys.end(), *std::max_element(keys.begin(), keys.end()));
+    std::vector<std::int32_t> places(kept);
+    const auto middle = places.begin() + (worst - keys.begin());
+    std::iota(places.begin(), middle, 0);
+    std::iota(middle, places.end(), static_cast<std::int32_t>(worst - keys.begin()) + 1);
+    return places;
+  }
+  if (kept < keys.size()) {
     std::vector<std::uint64_t> order = keys;
     std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept), order.end());
     best_dropped = order[kept];

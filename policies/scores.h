@@ -25,8 +25,12 @@ class LayerScores {
   /// Sets the entry's score to `score`, which all raised entries of a layer share and no other exceeds, and lets ties
   /// between raised entries go to the newest: a budget smaller than a window of raised entries keeps its end.
   void raise(int head, Index entry, float score);
+  /// The entry goes at this cut, whatever room the budget has.
+  void drop(int head, Index entry);
+  [[nodiscard]] bool is_dropped(int head, Index entry) const { return is_marked(dropped_, head, entry); }
+  [[nodiscard]] Index dropped_count(int head) const { return count(dropped_, head); }
   [[nodiscard]] bool is_protected(int head, Index entry) const { return is_marked(protected_, head, entry); }
-  [[nodiscard]] Index protected_count(int head) const;
+  [[nodiscard]] Index protected_count(int head) const { return count(protected_, head); }
   [[nodiscard]] bool is_raised(int head, Index entry) const { return is_marked(raised_, head, entry); }
   [[nodiscard]] bool has_raised(int head) const { return !raised_[static_cast<std::size_t>(head)].empty(); }
 
@@ -37,17 +41,22 @@ class LayerScores {
     return !marks.empty() && marks[static_cast<std::size_t>(entry)] != 0;
   }
 
+  static Index count(const Marks& all, int head);
+  void mark(Marks& all, int head, Index entry) const;
+
   std::vector<std::vector<float>> values_;
   Marks protected_;  ///< empty per head until something is protected
   Marks raised_;     ///< empty per head until something is raised
+  Marks dropped_;    ///< empty per head until something is dropped
 };
 
 /// Places (not rows) of all entries of a head, best first, in the order that select_best cuts: its first `count` are
-/// what select_best(scores, head, count) keeps. O(entries log entries).
+/// what select_best(scores, head, count) keeps. Dropped entries come last. O(entries log entries).
 std::vector<std::int32_t> rank_entries(const LayerScores& scores, int head);
 
 /// Places (not rows) of the `count` best entries of a head, ascending. Protected entries come first, the newest of them
-/// before older ones; equal scores go to the older entry, among raised entries to the newer. O(entries).
+/// before older ones; equal scores go to the older entry, among raised entries to the newer. Dropped entries are taken
+/// when nothing else is left. O(entries).
 std::vector<std::int32_t> select_best(const LayerScores& scores, int head, Index count);
 
 }  // namespace evictsim::policies

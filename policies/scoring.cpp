@@ -1,8 +1,10 @@
 #include "policies/scoring.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 namespace evictsim::policies {
 
@@ -40,8 +42,9 @@ std::vector<double> reduce_group(GroupReduction reduction, const std::vector<std
   return reduced;
 }
 
-ParameterSpec kernel_parameter() {
-  ParameterSpec spec = integer_parameter("kernel", "5", 1, 1023, "neighbours pooled, 1 = no pooling");
+ParameterSpec kernel_parameter(std::string default_value) {
+  ParameterSpec spec =
+      integer_parameter("kernel", std::move(default_value), 1, 1023, "neighbours pooled, 1 = no pooling");
   spec.odd = true;
   return spec;
 }
@@ -66,6 +69,17 @@ std::vector<double> pool(Pooling pooling, std::span<const double> row, Index ker
     pooled[static_cast<std::size_t>(i)] = pooling == Pooling::max ? value : value / static_cast<double>(kernel);
   }
   return pooled;
+}
+
+void softmax(std::vector<double>& logits) {
+  if (logits.empty()) return;
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (double& logit : logits) {
+    logit = std::exp(logit - largest);
+    sum += logit;
+  }
+  for (double& logit : logits) logit /= sum;
 }
 
 float raised_score(const LayerScores& scores) {

@@ -25,13 +25,16 @@ std::vector<double> reduce_group(GroupReduction reduction, const std::vector<std
 
 enum class Pooling { avg, max };
 
-/// The parameters `kernel` (5 unless given) and `pool`.
-ParameterSpec kernel_parameter();
+/// The parameters `kernel` and `pool`.
+ParameterSpec kernel_parameter(std::string default_value = "5");
 ParameterSpec pool_parameter();
 Pooling pool_of(const Parameters& parameters);
 /// Stride-1 pooling of odd `kernel`, same length. avg pads with zeros that count in the divisor, so edges are damped;
 /// max ignores what lies outside. As torch's avg_pool1d and max_pool1d.
 std::vector<double> pool(Pooling pooling, std::span<const double> row, Index kernel);
+
+/// Softmax in place; nothing to do for no values.
+void softmax(std::vector<double>& logits);
 
 /// The largest score of the layer plus one, rounded as kvpress rounds. Call before such entries are filled in, with
 /// every other score >= 0 (entries not yet filled in are 0).

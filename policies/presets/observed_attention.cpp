@@ -1,3 +1,4 @@
+#include "policies/press.h"
 #include "policies/registry.h"
 
 namespace evictsim::policies {
@@ -12,6 +13,12 @@ const Registration registration(
        return "accumulated_attention(recent=0,group=mean,normalise=lifetime,schedule=once())";
      }),
      .is_policy = true});
+
+const PressRegistration press(
+    {.name = "ObservedAttentionPress",
+     .part = "observed_attention",
+     .arguments = {compression_ratio_argument, {"output_attentions", PressValue::boolean, "False"}},
+     .map = [](const PressArguments&) -> PolicyText { return {.name = "observed_attention"}; }});
 
 }  // namespace
 }  // namespace evictsim::policies

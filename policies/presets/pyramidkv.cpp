@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "policies/press.h"
 #include "policies/registry.h"
 #include "policies/scoring.h"
 
@@ -21,6 +22,20 @@ const Registration registration(
                     integer_parameter("beta", "20", 1, 1e9, "steepness: the last layer gets about entries / beta")},
      .make = ExpandPreset(expand),
      .is_policy = true});
+
+const PressRegistration press({.name = "PyramidKVPress",
+                               .part = "pyramidkv",
+                               .arguments = {compression_ratio_argument,
+                                             {"window_size", PressValue::integer, "64", "window"},
+                                             {"kernel_size", PressValue::integer, "5", "kernel"},
+                                             {"beta", PressValue::integer, "20", "beta"}},
+                               .map = [](const PressArguments& given) -> PolicyText {
+                                 return {.name = "pyramidkv",
+                                         .arguments = {"variant=library", "window=" + given["window_size"],
+                                                       "kernel=" + given["kernel_size"], "pool=avg", "group=mean",
+                                                       "beta=" + given["beta"]},
+                                         .counts = true};
+                               }});
 
 }  // namespace
 }  // namespace evictsim::policies

@@ -1,3 +1,4 @@
+#include "policies/press.h"
 #include "policies/registry.h"
 
 namespace evictsim::policies {
@@ -17,6 +18,13 @@ const Registration registration(
                                      "prompt, the last token is kept")},
      .make = ExpandPreset(expand),
      .is_policy = true});
+
+const PressRegistration press({.name = "TOVAPress",
+                               .part = "tova",
+                               .arguments = {compression_ratio_argument},
+                               .map = [](const PressArguments&) -> PolicyText {
+                                 return {.name = "tova", .arguments = {"variant=library"}};
+                               }});
 
 }  // namespace
 }  // namespace evictsim::policies

@@ -1,100 +1,136 @@
 #include <algorithm>
 #include <optional>
 
+#include "policies/attention_record.h"
 #include "policies/registry.h"
 #include "policies/scoring.h"
+#include "policies/shared_parameters.h"
 
 namespace evictsim::policies {
 namespace {
 
-/// Sums of the attention every entry received: over the full prompt at the prompt's cut, then over what was resident
-/// when each decode row attended.
+enum class Normalisation { none, lifetime, queries };
+
+Normalisation normalisation_of(const Parameters& parameters) {
+  const std::string& name = parameters.choice("normalise");
+  if (name == "lifetime") return Normalisation::lifetime;
+  return name == "queries" ? Normalisation::queries : Normalisation::none;
+}
+
+AttentionRecordOptions record_of(const Parameters& parameters) {
+  AttentionRecordOptions options{.history = parameters.integer("history")};
+  const std::string& span = parameters.choice("accumulate");
+  if (span == "window") options.span = AttentionSpan::window;
+  if (span == "since_window") options.span = AttentionSpan::since_window;
+  if (span == "last") {
+    options.span = AttentionSpan::window;
+    options.history = 1;
+  }
+  const std::string& signal = parameters.choice("signal");
+  if (signal == "squared") options.signal = AttentionSignal::squared;
+  if (signal == "above_uniform") options.signal = AttentionSignal::above_uniform;
+  if (signal == "below_uniform") options.signal = AttentionSignal::below_uniform;
+  return options;
+}
+
+/// Sums of what every entry received: from the queries over the full prompt at the prompt's cut, then over what was
+/// resident when each decode row attended. The sums of what stays are never rescaled.
 class AccumulatedAttention : public Scorer {
  public:
   explicit AccumulatedAttention(const Parameters& parameters)
       : recent_(parameters.optional_integer("recent")),
         recent_share_(parameters.real("recent_share")),
+        flexgen_(parameters.choice("cut") == "flexgen"),
         group_(group_of(parameters)),
-        over_lifetime_(parameters.choice("normalise") == "lifetime") {}
+        normalisation_(normalisation_of(parameters)),
+        is_attention_(parameters.choice("signal") == "probability"),
+        kernel_(parameters.integer("kernel")),
+        pooling_(pool_of(parameters)),
+        record_(record_of(parameters)) {}
 
-  void begin_decode(const CacheView& prompt) override {
-    sums_.clear();
-    for (int head = 0; head < prompt.heads(); ++head) {
-      const QueryHeads queries = prompt.query_heads(head);
-      for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
-        const std::span<const double> sums = prompt.accumulated_attention(query_head);
-        sums_.emplace_back(sums.begin(), sums.end());
-      }
-    }
-  }
-
-  void observe(const StepView& step) override {
-    for (int head = 0; head < step.heads(); ++head) {
-      const auto entries = step.entries(head);
-      const QueryHeads queries = step.query_heads(head);
-      for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
-        std::vector<double>& sums = sums_[static_cast<std::size_t>(query_head)];
-        sums.resize(static_cast<std::size_t>(step.seen()), 0.0);
-        const std::span<const float> attention = step.attention(query_head);
-        for (std::size_t i = 0; i < entries.size(); ++i) {
-          sums[static_cast<std::size_t>(entries[i])] += attention[i];
-        }
-      }
-    }
-  }
+  void begin_decode(const CacheView& prompt) override { record_.begin(prompt); }
+  void observe(const StepView& step) override { record_.observe(step); }
 
   void score(const CacheView& cache, const CutBudget& budget, LayerScores& scores) override {
-    const bool at_prompt = cache.seen() == cache.prompt_length();
-    const Index recent = recent_ ? *recent_ : static_cast<Index>(recent_share_ * static_cast<double>(budget.entries));
+    if (!record_.begun()) record_.begin(cache);
     for (int head = 0; head < cache.heads(); ++head) {
       const auto entries = cache.entries(head);
+      if (entries.empty()) continue;
       const QueryHeads queries = cache.query_heads(head);
       std::vector<std::vector<double>> rows;
       for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
-        const std::span<const double> sums = at_prompt
-                                                 ? cache.accumulated_attention(query_head)
-                                                 : std::span<const double>(sums_[static_cast<std::size_t>(query_head)]);
-        std::vector<double>& row = rows.emplace_back();
-        for (const std::int32_t entry : entries) {
-          const double observers = over_lifetime_ ? static_cast<double>(cache.seen() - entry) : 1.0;
-          row.push_back(sums[static_cast<std::size_t>(entry)] / observers);
-        }
+        rows.push_back(received(cache, query_head, entries));
       }
-      const std::vector<double> reduced = reduce_group(group_, rows);
+      const std::vector<double> reduced = pooled(reduce_group(group_, rows));
       std::transform(reduced.begin(), reduced.end(), scores.of(head).begin(),
                      [](double value) { return static_cast<float>(value); });
-      for (Index i = count_before(entries, cache.seen() - recent); i < std::ssize(entries); ++i)
+      for (Index i = count_before(entries, cache.seen() - recent(cache, budget)); i < std::ssize(entries); ++i) {
         scores.protect(head, i);
+      }
     }
   }
 
-  [[nodiscard]] bool depends_on_budget() const override { return !recent_; }
+  [[nodiscard]] std::vector<std::vector<double>> attention_of_score(const CacheView& cache) override {
+    if (!is_attention_) return {};
+    std::vector<std::vector<double>> attention;
+    for (int head = 0; head < cache.heads(); ++head) {
+      const QueryHeads queries = cache.query_heads(head);
+      for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
+        attention.push_back(pooled(received(cache, query_head, cache.entries(head))));
+      }
+    }
+    return attention;
+  }
+
+  [[nodiscard]] bool depends_on_budget() const override { return !recent_ || flexgen_; }
   [[nodiscard]] Granularity granularity() const override { return granularity_of(group_); }
-  [[nodiscard]] Needs needs() const override { return {.all_queries = true, .decode_attention = true}; }
+  [[nodiscard]] Needs needs() const override { return record_.needs(); }
 
  private:
+  /// FlexGen keeps hh heavy hitters and hh - 1 recent entries after the prompt; later, of hh older and hh newest
+  /// entries, the weakest of the older goes.
+  [[nodiscard]] Index recent(const CacheView& cache, const CutBudget& budget) const {
+    if (flexgen_) {
+      const Index heavy = (budget.entries + 1) / 2;
+      return cache.seen() == cache.prompt_length() ? heavy - 1 : heavy;
+    }
+    return recent_ ? *recent_ : static_cast<Index>(recent_share_ * static_cast<double>(budget.entries));
+  }
+
+  [[nodiscard]] std::vector<double> received(const CacheView& cache, int query_head,
+                                             std::span<const std::int32_t> entries) const {
+    const std::vector<double> sums = record_.sums(query_head);
+    std::vector<double> row;
+    row.reserve(entries.size());
+    for (const std::int32_t entry : entries) {
+      Index observers = 1;
+      if (normalisation_ == Normalisation::lifetime) observers = cache.seen() - entry;
+      if (normalisation_ == Normalisation::queries) observers = record_.queries(entry, cache.seen());
+      row.push_back(sums[static_cast<std::size_t>(entry)] / static_cast<double>(observers));
+    }
+    return row;
+  }
+
+  [[nodiscard]] std::vector<double> pooled(std::vector<double> row) const {
+    return kernel_ == 1 ? row : pool(pooling_, row, kernel_);
+  }
+
   std::optional<Index> recent_;
   double recent_share_;
+  bool flexgen_;
   GroupReduction group_;
-  bool over_lifetime_;
-  std::vector<std::vector<double>> sums_;  ///< [query head][token row], from the first decode row on
+  Normalisation normalisation_;
+  bool is_attention_;
+  Index kernel_;
+  Pooling pooling_;
+  AttentionRecord record_;
 };
-
-ParameterSpec recent_parameter() {
-  ParameterSpec spec = integer_parameter("recent", "auto", 0, 1e9, "last tokens protected; auto: recent_share");
-  spec.automatic = true;
-  return spec;
-}
 
 const Registration registration(
     {.name = "accumulated_attention",
      .sentence = "Keeps what received most attention so far, and the newest entries.",
-     .citation = "H2O, arXiv 2306.14048",
-     .parameters = {recent_parameter(),
-                    real_parameter("recent_share", "0.5", 0, 1, "share of the budget protected where recent is auto"),
-                    group_parameter(),
-                    choice_parameter("normalise", {"none", "lifetime"},
-                                     "divide by the number of tokens that could attend, or not")},
+     .citation = "H2O, arXiv 2306.14048; Scissorhands, arXiv 2305.17118; KV-Compress, arXiv 2410.00161",
+     .parameters = accumulation_parameters(),
      .make = MakeScorer([](const Parameters& parameters) {
        return std::make_unique<AccumulatedAttention>(parameters);
      }),

@@ -1,28 +1,19 @@
 #include <algorithm>
 
+#include "policies/mean_direction.h"
+#include "policies/press.h"
 #include "policies/registry.h"
 
 namespace evictsim::policies {
 namespace {
 
-// Smallest norms divided by, those of torch's normalize and cosine_similarity.
-constexpr double smallest_key_norm = 1e-12;
-constexpr double smallest_norm = 1e-8;
-
 class KeyDifference : public Scorer {
  public:
   void score(const CacheView& cache, const CutBudget&, LayerScores& scores) override {
     for (int head = 0; head < cache.heads(); ++head) {
-      const models::MatrixDouble keys = cache.keys(head).cast<double>();
-      const std::span<float> row = scores.of(head);
-      Eigen::RowVectorXd anchor = Eigen::RowVectorXd::Zero(keys.cols());
-      for (Index i = 0; i < keys.rows(); ++i) anchor += keys.row(i) / std::max(keys.row(i).norm(), smallest_key_norm);
-      anchor /= static_cast<double>(std::max<Index>(keys.rows(), 1));
-      const double anchor_norm = std::max(anchor.norm(), smallest_norm);
-      for (Index i = 0; i < keys.rows(); ++i) {
-        const double cosine = keys.row(i).dot(anchor) / (std::max(keys.row(i).norm(), smallest_norm) * anchor_norm);
-        row[static_cast<std::size_t>(i)] = static_cast<float>(-cosine);
-      }
+      const std::vector<double> cosines = cosines_with_mean_direction(cache.keys(head));
+      std::transform(cosines.begin(), cosines.end(), scores.of(head).begin(),
+                     [](double cosine) { return static_cast<float>(-cosine); });
     }
   }
 };
@@ -35,6 +26,11 @@ const Registration registration({.name = "keydiff",
                                    return std::make_unique<KeyDifference>();
                                  }),
                                  .is_policy = true});
+
+const PressRegistration press({.name = "KeyDiffPress",
+                               .part = "keydiff",
+                               .arguments = {compression_ratio_argument},
+                               .map = [](const PressArguments&) -> PolicyText { return {.name = "keydiff"}; }});
 
 }  // namespace
 }  // namespace evictsim::policies

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "policies/press.h"
 #include "policies/registry.h"
 
 namespace evictsim::policies {
@@ -88,6 +89,18 @@ const Registration registration(
                     boolean_parameter("cross", "false", "compare scores across partitions instead of ranks in each")},
      .make = MakeScorer([](const Parameters& parameters) { return std::make_unique<LagKv>(parameters); }),
      .is_policy = true});
+
+const PressRegistration press({.name = "LagKVPress",
+                               .part = "lagkv",
+                               .arguments = {compression_ratio_argument,
+                                             {"n_sink", PressValue::integer, "4", "sinks"},
+                                             {"lag_size", PressValue::integer, "128", "lag"},
+                                             {"cross_scoring", PressValue::boolean, "False"}},
+                               .map = [](const PressArguments& given) -> PolicyText {
+                                 return {.name = "lagkv",
+                                         .arguments = {"sinks=" + given["n_sink"], "lag=" + given["lag_size"],
+                                                       "cross=" + given["cross_scoring"]}};
+                               }});
 
 }  // namespace
 }  // namespace evictsim::policies

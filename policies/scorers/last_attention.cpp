@@ -41,6 +41,15 @@ class LastAttention : public Scorer {
     }
   }
 
+  [[nodiscard]] std::vector<std::vector<double>> attention_of_score(const CacheView& cache) override {
+    std::vector<std::vector<double>> attention;
+    for (int query_head = 0; query_head < cache.geometry().num_query_heads; ++query_head) {
+      const models::MatrixView last = cache.window_attention(query_head, 1);
+      attention.emplace_back(last.col(0).begin(), last.col(0).end());
+    }
+    return attention;
+  }
+
   [[nodiscard]] Needs needs() const override { return {.window_queries = 1}; }
 
  private:

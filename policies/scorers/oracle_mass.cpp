@@ -5,7 +5,7 @@ namespace {
 
 class OracleMass : public OracleScorer {
  public:
-  void score(const CacheView& cache, const FutureView& future, LayerScores& scores) override {
+  void score(const CacheView& cache, const CutBudget&, const FutureView& future, LayerScores& scores) override {
     for (int head = 0; head < cache.heads(); ++head) {
       const auto entries = cache.entries(head);
       const QueryHeads queries = cache.query_heads(head);

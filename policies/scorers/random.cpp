@@ -1,3 +1,4 @@
+#include "policies/press.h"
 #include "policies/registry.h"
 
 namespace evictsim::policies {
@@ -32,6 +33,14 @@ const Registration registration(
      .parameters = {integer_parameter("seed", "0", 0, 9e15, "mixed into the replay's own seed; 0: that alone")},
      .make = MakeScorer([](const Parameters& parameters) { return std::make_unique<Random>(parameters); }),
      .is_policy = true});
+
+const PressRegistration press({.name = "RandomPress",
+                               .part = "random",
+                               .arguments = {compression_ratio_argument,
+                                             {"seed", PressValue::optional_integer, "None", "seed"}},
+                               .map = [](const PressArguments& given) -> PolicyText {
+                                 return {.name = "random", .arguments = {"seed=" + given["seed"]}};
+                               }});
 
 }  // namespace
 }  // namespace evictsim::policies

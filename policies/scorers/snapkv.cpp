@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "policies/press.h"
 #include "policies/registry.h"
 #include "policies/scoring.h"
 
@@ -39,19 +40,44 @@ class SnapKv : public Scorer {
     }
   }
 
+  /// Pooled per query head in both variants; window entries do not compete.
+  [[nodiscard]] std::vector<std::vector<double>> attention_of_score(const CacheView& cache) override {
+    const Index window = std::min(window_, cache.seen() - 1);
+    std::vector<std::vector<double>> attention;
+    for (int head = 0; head < cache.heads(); ++head) {
+      const Index candidates = window == 0 ? 0 : count_before(cache.entries(head), cache.seen() - window);
+      const QueryHeads queries = cache.query_heads(head);
+      for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
+        std::vector<double> row;
+        if (candidates > 0) row = pool(pooling_, window_sums(cache, query_head, window, candidates), kernel_);
+        row.resize(cache.entries(head).size(), 0.0);
+        attention.push_back(std::move(row));
+      }
+    }
+    return attention;
+  }
+
   [[nodiscard]] Granularity granularity() const override { return granularity_of(group_); }
   [[nodiscard]] Needs needs() const override { return {.window_queries = window_}; }
 
  private:
+  /// What the first `candidates` entries receive from the window.
+  static std::vector<double> window_sums(const CacheView& cache, int query_head, Index window, Index candidates) {
+    const models::MatrixView attention = cache.window_attention(query_head, window);
+    std::vector<double> row(static_cast<std::size_t>(candidates));
+    for (Index i = 0; i < candidates; ++i) {
+      row[static_cast<std::size_t>(i)] = attention.row(i).cast<double>().sum();
+    }
+    return row;
+  }
+
   [[nodiscard]] std::vector<double> score_head(const CacheView& cache, int head, Index window, Index candidates) const {
     const QueryHeads queries = cache.query_heads(head);
     std::vector<std::vector<double>> rows;
     for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
-      const models::MatrixView attention = cache.window_attention(query_head, window);
-      std::vector<double> row(static_cast<std::size_t>(candidates));
-      for (Index i = 0; i < candidates; ++i) {
-        const double sum = attention.row(i).cast<double>().sum();
-        row[static_cast<std::size_t>(i)] = original_ ? sum : sum / static_cast<double>(window);
+      std::vector<double> row = window_sums(cache, query_head, window, candidates);
+      if (!original_) {
+        for (double& sum : row) sum /= static_cast<double>(window);
       }
       rows.push_back(original_ ? std::move(row) : pool(pooling_, row, kernel_));
     }
@@ -80,6 +106,17 @@ const Registration registration(
                     kernel_parameter(), pool_parameter(), group_parameter()},
      .make = MakeScorer([](const Parameters& parameters) { return std::make_unique<SnapKv>(parameters); }),
      .is_policy = true});
+
+const PressRegistration press({.name = "SnapKVPress",
+                               .part = "snapkv",
+                               .arguments = {compression_ratio_argument,
+                                             {"window_size", PressValue::integer, "64", "window"},
+                                             {"kernel_size", PressValue::integer, "5", "kernel"}},
+                               .map = [](const PressArguments& given) -> PolicyText {
+                                 return {.name = "snapkv",
+                                         .arguments = {"variant=library", "window=" + given["window_size"],
+                                                       "kernel=" + given["kernel_size"], "pool=avg", "group=mean"}};
+                               }});
 
 }  // namespace
 }  // namespace evictsim::policies

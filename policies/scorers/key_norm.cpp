@@ -16,12 +16,11 @@ class KeyNorm : public Scorer {
   }
 };
 
-const Registration registration({.name = "knorm",
+const Registration registration({.name = "key_norm",
                                  .sentence = "Keeps the keys of smallest Euclidean norm.",
                                  .citation = "L2 norm, arXiv 2406.11430; kvpress 0.5.5 KnormPress",
                                  .parameters = {},
-                                 .make = MakeScorer([](const Parameters&) { return std::make_unique<KeyNorm>(); }),
-                                 .is_policy = true});
+                                 .make = MakeScorer([](const Parameters&) { return std::make_unique<KeyNorm>(); })});
 
 }  // namespace
 }  // namespace evictsim::policies
