@@ -28,7 +28,19 @@ double RowSums::detail(std::size_t head, std::size_t step) const {
   return rows == 0 ? not_available : detail_[head * detail_rows_.size() + step] / static_cast<double>(rows);
 }
 
-Estimate combine_layers(const std::vector<const RowSums*>& layers, OverLayers combination) {
+namespace {
+
+/// One metric over layers: as a whole, and in every batch of steps that has rows.
+struct Combined {
+  double mean = not_available;
+  std::vector<double> batches;
+};
+
+Combined combined(const std::vector<const RowSums*>& layers, OverLayers combination) {
+  const auto divisor = [combination](std::size_t count) {
+    return combination == OverLayers::mean ? static_cast<double>(count) : 1.0;
+  };
+  Combined result;
   double total = 0;
   std::size_t evaluated = 0;
   for (const RowSums* layer : layers) {
@@ -36,14 +48,8 @@ Estimate combine_layers(const std::vector<const RowSums*>& layers, OverLayers co
     total += layer->mean();
     ++evaluated;
   }
-  Estimate estimate;
-  if (evaluated == 0) return estimate;
-  const auto divisor = [combination](std::size_t count) {
-    return combination == OverLayers::mean ? static_cast<double>(count) : 1.0;
-  };
-  estimate.mean = total / divisor(evaluated);
-
-  std::vector<double> batches;
+  if (evaluated == 0) return result;
+  result.mean = total / divisor(evaluated);
   for (std::size_t batch = 0;; ++batch) {
     double sum = 0;
     std::size_t count = 0;
@@ -55,16 +61,36 @@ Estimate combine_layers(const std::vector<const RowSums*>& layers, OverLayers co
       sum += layer->batch_mean(batch);
       ++count;
     }
-    if (!more) break;
-    if (count > 0) batches.push_back(sum / divisor(count));
+    if (!more) return result;
+    if (count > 0) result.batches.push_back(sum / divisor(count));
   }
-  estimate.count = batches.size();
+}
+
+/// Batches may differ by one row in size: the interval's width is theirs, its centre the mean over all rows.
+Estimate centred(double mean, const std::vector<double>& batches) {
   const Estimate over_batches = student_estimate(batches);
-  // Batches may differ by one row in size: the interval's width is theirs, its centre the mean over all rows.
   const double half_width = (over_batches.high - over_batches.low) / 2;
-  estimate.low = estimate.mean - half_width;
-  estimate.high = estimate.mean + half_width;
-  return estimate;
+  return {.mean = mean, .low = mean - half_width, .high = mean + half_width, .count = batches.size()};
+}
+
+}  // namespace
+
+Estimate combine_layers(const std::vector<const RowSums*>& layers, OverLayers combination) {
+  const Combined metric = combined(layers, combination);
+  return centred(metric.mean, metric.batches);
+}
+
+Estimate ratio_of_means(const std::vector<const RowSums*>& numerator, const std::vector<const RowSums*>& denominator,
+                        double smallest) {
+  const Combined above = combined(numerator, OverLayers::mean);
+  const Combined below = combined(denominator, OverLayers::mean);
+  if (!(below.mean >= smallest)) return {};
+  const double ratio = above.mean / below.mean;
+  std::vector<double> deviations;
+  for (std::size_t batch = 0; batch < above.batches.size(); ++batch) {
+    deviations.push_back((above.batches[batch] - ratio * below.batches[batch]) / below.mean);
+  }
+  return centred(ratio, deviations);
 }
 
 DetailArray combine_detail(const char* name, const std::vector<const RowSums*>& layers, OverLayers combination,

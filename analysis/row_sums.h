@@ -30,10 +30,10 @@ class Steps {
 class RowSums {
  public:
   RowSums() = default;
-  RowSums(std::size_t batches, std::size_t heads, std::size_t steps) : batch_sums_(batches), batch_rows_(batches) {
+  RowSums(std::size_t batches, std::size_t heads, std::size_t steps)
+      : batch_sums_(batches), batch_rows_(batches), detail_heads_(heads) {
     detail_.assign(heads * steps, 0.0);
     detail_rows_.assign(steps, 0);
-    detail_heads_ = heads;
   }
   /// The values of one row, one per head.
   template <typename Values>
@@ -65,6 +65,11 @@ enum class OverLayers { mean, sum };
 /// Over layers in their order: the metric and its 95 % interval over steps (statistics.h). Layers without rows are left
 /// out; NaN when none has any.
 Estimate combine_layers(const std::vector<const RowSums*>& layers, OverLayers combination);
+/// Mean of `numerator` over mean of `denominator`, both over rows and then layers, which have the same rows. The
+/// interval takes the batches' deviations from that ratio, n_b - ratio d_b, in units of the denominator's mean (the
+/// ratio estimator's linearisation). Not available where the denominator's mean is below `smallest`.
+Estimate ratio_of_means(const std::vector<const RowSums*>& numerator, const std::vector<const RowSums*>& denominator,
+                        double smallest);
 /// The detail array of one metric. `heads` and `steps` are the extents kept (1: averaged over).
 DetailArray combine_detail(const char* name, const std::vector<const RowSums*>& layers, OverLayers combination,
                            DetailAxes axes, std::size_t heads, std::size_t steps);

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <optional>
+#include <span>
 
 #include "analysis/quantiles.h"
 #include "analysis/row_sums.h"
+#include "analysis/tier_sums.h"
 #include "traces/error.h"
 
 namespace evictsim::analysis {
@@ -18,15 +22,53 @@ enum RowMetric : std::size_t {
   output_error,
   dilution,
   entropy,
+  regret,
+  oracle_gain,
+  premature_evictions,
   layer_error,
   squared_error,
+  resident_entries,
+  resident_bytes,
+  evictions_per_step,
   row_metric_count,
 };
-constexpr std::array<const char*, row_metric_count> row_metric_names = {
-    "retained_mass", "output_error", "dilution", "entropy", "layer_error", "squared_error"};
 
-OverLayers over_layers(std::size_t metric) { return metric == squared_error ? OverLayers::sum : OverLayers::mean; }
+struct RowMetricTraits {
+  const char* name = nullptr;
+  bool by_head = false;  ///< has a value for every query head
+  OverLayers over_layers = OverLayers::mean;
+  Metric mean = {};
+  std::optional<Metric> low = {}, high = {};
+};
+constexpr std::array<RowMetricTraits, row_metric_count> row_metrics = {{
+    {"retained_mass", true, OverLayers::mean, Metric::retained_mass, Metric::retained_mass_low,
+     Metric::retained_mass_high},
+    {"output_error", true, OverLayers::mean, Metric::output_error, Metric::output_error_low, Metric::output_error_high},
+    {"dilution", true, OverLayers::mean, Metric::dilution, Metric::dilution_low, Metric::dilution_high},
+    {"entropy", true, OverLayers::mean, Metric::entropy, Metric::entropy_low, Metric::entropy_high},
+    {"regret", true, OverLayers::mean, Metric::regret, Metric::regret_low, Metric::regret_high},
+    {"oracle_gain", true, OverLayers::mean, Metric::oracle_gain},
+    {"premature_evictions", true, OverLayers::mean, Metric::premature_evictions, Metric::premature_evictions_low,
+     Metric::premature_evictions_high},
+    {"layer_error", false, OverLayers::mean, Metric::layer_error, Metric::layer_error_low, Metric::layer_error_high},
+    {"squared_error", false, OverLayers::sum, Metric::squared_error, Metric::squared_error_low,
+     Metric::squared_error_high},
+    {"resident_entries", false, OverLayers::mean, Metric::resident_entries, Metric::resident_entries_low,
+     Metric::resident_entries_high},
+    {"resident_bytes", false, OverLayers::sum, Metric::resident_bytes, Metric::resident_bytes_low,
+     Metric::resident_bytes_high},
+    {"evictions_per_step", false, OverLayers::mean, Metric::evictions_per_step, Metric::evictions_per_step_low,
+     Metric::evictions_per_step_high},
+}};
+
 bool behind_projection(std::size_t metric) { return metric == layer_error || metric == squared_error; }
+
+void put(const Estimate& unbounded, const RowMetricTraits& columns, RunRow& row) {
+  const Estimate value = within_range(columns.mean, unbounded);
+  row[columns.mean] = value.mean;
+  if (columns.low) row[*columns.low] = value.low;
+  if (columns.high) row[*columns.high] = value.high;
+}
 
 /// Prompt tokens inside evidence spans, ascending.
 std::vector<std::int32_t> evidence_tokens(const std::vector<traces::Span>& spans, std::int32_t prompt_length) {
@@ -58,7 +100,9 @@ struct LayerSums {
   std::int64_t cache_heads = 0;
   std::int64_t kept = 0, kept_paged = 0, evidence_kept = 0;  ///< over cache heads
   double oracle_overlap = not_available;                     ///< mean over cache heads
-  std::int64_t resident = 0, evicted = 0;                    ///< over rows and cache heads
+  std::int64_t cuts = 0, scored_entries = 0;                 ///< scored over cache heads
+  std::int32_t last_row = -1;                                ///< evaluated so far; -1 before the first
+  TierSums tiers;
 };
 
 struct PointState {
@@ -89,7 +133,7 @@ struct RunAccumulator::Sequence {
       state.layers.resize(start.layers.size());
       for (LayerSums& sums : state.layers) {
         for (std::size_t metric = 0; metric < row_metric_count; ++metric) {
-          const std::size_t heads = behind_projection(metric) ? std::min<std::size_t>(detail_heads, 1) : detail_heads;
+          const std::size_t heads = row_metrics[metric].by_head ? detail_heads : std::min<std::size_t>(detail_heads, 1);
           sums.by_row[metric] = RowSums(steps.batches(), heads, detail_steps);
         }
       }
@@ -132,6 +176,8 @@ void RunAccumulator::Sequence::fill_cut(std::size_t point, RunRow& row) const {
   const std::int64_t entry_bytes = 2 * std::int64_t{start.head_dim} * start.stored_bytes;
   double kept_per_head = 0;
   double overlap = 0;
+  double scored_per_step = 0;
+  std::int64_t cuts = 0;
   std::int64_t kept = 0;
   std::int64_t kept_paged = 0;
   std::int64_t evidence_kept = 0;
@@ -140,6 +186,9 @@ void RunAccumulator::Sequence::fill_cut(std::size_t point, RunRow& row) const {
     if (!layer.has_cut) return;
     kept_per_head += static_cast<double>(layer.kept) / static_cast<double>(layer.cache_heads);
     overlap += layer.oracle_overlap;
+    cuts += layer.cuts;
+    const std::int32_t decoded = layer.last_row + 1 - start.prompt_length;
+    scored_per_step += static_cast<double>(layer.scored_entries) / std::max(decoded, 1);
     kept += layer.kept;
     kept_paged += layer.kept_paged;
     evidence_kept += layer.evidence_kept;
@@ -151,57 +200,39 @@ void RunAccumulator::Sequence::fill_cut(std::size_t point, RunRow& row) const {
   row[Metric::kept_bytes_paged] = static_cast<double>(kept_paged * entry_bytes);
   row[Metric::kept_fraction] = row[Metric::kept_entries] / static_cast<double>(start.prompt_length);
   row[Metric::oracle_overlap] = overlap / layer_count;
+  row[Metric::cuts] = static_cast<double>(cuts) / layer_count;
+  row[Metric::scored_entries_per_step] = scored_per_step;
   if (evidence_places > 0) {
     row[Metric::span_retention] = static_cast<double>(evidence_kept) / static_cast<double>(evidence_places);
   }
 }
 
 void RunAccumulator::Sequence::fill_decode(std::size_t point, RunRow& row) const {
-  const auto estimate = [&](std::size_t metric) {
-    return combine_layers(layers_of(point, metric), over_layers(metric));
-  };
-  const auto put = [&row](const Estimate& unbounded, Metric mean, Metric low, Metric high) {
-    const Estimate value = within_range(mean, unbounded);
-    row[mean] = value.mean;
-    row[low] = value.low;
-    row[high] = value.high;
-  };
-  put(estimate(retained_mass), Metric::retained_mass, Metric::retained_mass_low, Metric::retained_mass_high);
-  put(estimate(output_error), Metric::output_error, Metric::output_error_low, Metric::output_error_high);
-  row[Metric::dilution] = estimate(dilution).mean;
-  row[Metric::entropy] = estimate(entropy).mean;
-  if (!lacks_projection(point)) {
-    put(estimate(layer_error), Metric::layer_error, Metric::layer_error_low, Metric::layer_error_high);
-    put(estimate(squared_error), Metric::squared_error, Metric::squared_error_low, Metric::squared_error_high);
+  for (std::size_t metric = 0; metric < row_metric_count; ++metric) {
+    if (behind_projection(metric) && lacks_projection(point)) continue;
+    const RowMetricTraits& traits = row_metrics[metric];
+    put(combine_layers(layers_of(point, metric), traits.over_layers), traits, row);
   }
-  row[Metric::dilution_full] = combine_layers(full_layers(&FullSums::dilution), OverLayers::mean).mean;
-  row[Metric::entropy_full] = combine_layers(full_layers(&FullSums::entropy), OverLayers::mean).mean;
+  put(ratio_of_means(layers_of(point, regret), layers_of(point, oracle_gain), smallest_oracle_gain),
+      {"normalised_regret", true, OverLayers::mean, Metric::normalised_regret, Metric::normalised_regret_low,
+       Metric::normalised_regret_high},
+      row);
+  put(combine_layers(full_layers(&FullSums::dilution), OverLayers::mean),
+      {"dilution_full", true, OverLayers::mean, Metric::dilution_full, Metric::dilution_full_low,
+       Metric::dilution_full_high},
+      row);
+  put(combine_layers(full_layers(&FullSums::entropy), OverLayers::mean),
+      {"entropy_full", true, OverLayers::mean, Metric::entropy_full, Metric::entropy_full_low,
+       Metric::entropy_full_high},
+      row);
 
   const PointState& state = point_states[point];
   row[Metric::output_error_median] = state.output_errors.at(0.5);
   row[Metric::output_error_p95] = state.output_errors.at(0.95);
   row[Metric::output_error_p99] = state.output_errors.at(0.99);
-
-  const double entry_bytes = 2.0 * start.head_dim * start.stored_bytes;
-  double resident = 0;
-  double evicted = 0;
-  double resident_bytes = 0;
-  std::size_t evaluated = 0;
-  for (const LayerSums& layer : state.layers) {
-    const auto rows = static_cast<double>(layer.by_row[output_error].rows());
-    if (rows == 0) continue;
-    const auto places = rows * static_cast<double>(layer.cache_heads);
-    resident += static_cast<double>(layer.resident) / places;
-    evicted += static_cast<double>(layer.evicted) / places;
-    resident_bytes += static_cast<double>(layer.resident) * entry_bytes / rows;
-    ++evaluated;
-  }
-  if (evaluated == 0) return;
-  row[Metric::resident_entries] = resident / static_cast<double>(evaluated);
-  row[Metric::evictions_per_step] = evicted / static_cast<double>(evaluated);
-  row[Metric::resident_bytes] = resident_bytes;
-  // What is cut is dropped: nothing comes back.
-  row[Metric::recall_bytes_per_step] = 0;
+  std::vector<const TierSums*> tiers;
+  for (const LayerSums& layer : state.layers) tiers.push_back(&layer.tiers);
+  TierSums::fill(tiers, state.output_errors.count() > 0, row);
 }
 
 RunRow RunAccumulator::Sequence::row_of(std::size_t point, const sim::ReplayPlan& plan) const {
@@ -225,10 +256,11 @@ RunRow RunAccumulator::Sequence::row_of(std::size_t point, const sim::ReplayPlan
 std::vector<DetailArray> RunAccumulator::Sequence::detail_of(std::size_t point, const DetailAxes& axes) const {
   std::vector<DetailArray> arrays;
   for (std::size_t metric = 0; metric < row_metric_count; ++metric) {
+    const RowMetricTraits& traits = row_metrics[metric];
     DetailAxes own = axes;
-    if (behind_projection(metric)) own.head = false;
+    if (!traits.by_head) own.head = false;
     if (!own.any() || (behind_projection(metric) && lacks_projection(point))) continue;
-    arrays.push_back(combine_detail(row_metric_names[metric], layers_of(point, metric), over_layers(metric), own,
+    arrays.push_back(combine_detail(traits.name, layers_of(point, metric), traits.over_layers, own,
                                     own.head ? detail_heads : 1, detail_steps));
   }
   return arrays;
@@ -287,12 +319,16 @@ void RunAccumulator::prompt_cut(sim::PromptCut&& cut) {
   LayerSums& sums = current_->point_states[cut.point].layers[cut.layer];
   sums.has_cut = true;
   sums.cache_heads = cut.cache_heads;
+  sums.scored_entries += cut.scored_entries;
+  if (cut.scored_entries > 0) ++sums.cuts;
   for (const std::vector<std::int32_t>& kept : cut.kept) {
     const auto entries = static_cast<std::int64_t>(kept.size());
     sums.kept += entries;
     sums.kept_paged += (entries + page_entries - 1) / page_entries * page_entries;
     sums.evidence_kept += count_common(kept, current_->evidence);
   }
+  sums.tiers.begin(cut.stored,
+                   static_cast<double>(sums.kept * 2 * current_->start.head_dim * current_->start.stored_bytes));
   if (!cut.oracle_overlap.empty()) {
     double overlap = 0;
     for (const double share : cut.oracle_overlap) overlap += share;
@@ -333,19 +369,53 @@ void RunAccumulator::layer_block(const sim::LayerBlock& block) {
     add(output_error, block.output_error);
     add(dilution, block.dilution);
     add(entropy, block.entropy);
+    add(regret, block.regret);
+    add(oracle_gain, block.oracle_gain);
+    add(premature_evictions, block.premature_evictions);
+    const auto add_value = [&](RowMetric metric, double value) {
+      sums.by_row[metric].add(
+          step, batch, [value](std::size_t) { return value; }, 1);
+    };
+    const auto heads = static_cast<std::size_t>(sums.cache_heads);
+    const auto over_heads = [&](std::span<const std::int32_t> counts) {
+      const auto of_row = counts.subspan(index * heads, heads);
+      return static_cast<double>(std::accumulate(of_row.begin(), of_row.end(), std::int64_t{0}));
+    };
+    const double resident = over_heads(block.resident);
+    add_value(resident_entries, resident / static_cast<double>(heads));
+    add_value(resident_bytes, resident * 2 * current_->start.head_dim * current_->start.stored_bytes);
+    add_value(evictions_per_step, over_heads(block.evicted) / static_cast<double>(heads));
     const models::MatrixView& errors = block.output_error;
     state.output_errors.add({errors.data() + row * errors.outerStride(), static_cast<std::size_t>(errors.cols())});
     if (!projected) continue;
     const double error = block.error_squared[index];
     // A layer that writes nothing at all is exact when the cut one writes nothing either.
     const double relative = error == 0 ? 0.0 : std::sqrt(error / block.output_squared[index]);
-    sums.by_row[layer_error].add(
-        step, batch, [relative](std::size_t) { return relative; }, 1);
-    sums.by_row[squared_error].add(
-        step, batch, [error](std::size_t) { return error; }, 1);
+    add_value(layer_error, relative);
+    add_value(squared_error, error);
   }
-  for (const std::int32_t entries : block.resident) sums.resident += entries;
-  for (const std::int32_t entries : block.evicted) sums.evicted += entries;
+  sums.tiers.add(block.traffic);
+  sums.cuts += block.cuts;
+  sums.scored_entries += block.scored_entries;
+  sums.last_row = block.rows.back();
+}
+
+void RunAccumulator::fill_optimality_gaps(const std::vector<std::size_t>& points, std::vector<RunRow>& rows) const {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const sim::ReplayPoint& point = plan_.points[points[i]];
+    const policies::Policy& policy = plan_.policies[point.policy];
+    if (policy.never_cuts() || !policy.schedule->cuts_while_decoding()) {
+      // For one cut the oracle's set of the regret is the optimum.
+      if (!policy.places()) rows[i][Metric::optimality_gap] = rows[i][Metric::regret];
+      continue;
+    }
+    for (std::size_t j = 0; j < rows.size(); ++j) {
+      const sim::ReplayPoint& other = plan_.points[points[j]];
+      const policies::Policy& optimum = plan_.policies[other.policy];
+      if (!optimum.is_optimum || optimum.terms != policy.terms || !(other.budget == point.budget)) continue;
+      rows[i][Metric::optimality_gap] = rows[j][Metric::retained_mass] - rows[i][Metric::retained_mass];
+    }
+  }
 }
 
 void RunAccumulator::end_sequence() {
@@ -368,6 +438,7 @@ void RunAccumulator::end_sequence() {
     if (!axes_.any()) continue;
     result.detail.push_back(result.rows.back().ok() ? sequence.detail_of(point, axes_) : std::vector<DetailArray>{});
   }
+  fill_optimality_gaps(result.points, result.rows);
   if (axes_.any()) {
     const auto add = [&](const char* name, RowSums FullSums::*member) {
       result.full_detail.push_back(combine_detail(name, sequence.full_layers(member), OverLayers::mean, axes_,

@@ -72,6 +72,9 @@ class RunAccumulator : public sim::ReplayObserver {
  private:
   struct Sequence;
 
+  /// How much attention each row loses against the optimum at its terms, where the sweep holds one.
+  void fill_optimality_gaps(const std::vector<std::size_t>& points, std::vector<RunRow>& rows) const;
+
   const sim::ReplayPlan& plan_;
   EvidenceSpans evidence_;
   DetailAxes axes_;

@@ -68,6 +68,26 @@ void write_summary(const hdf5::Node& root, const std::vector<RunRow>& rows) {
   }
 }
 
+void write_over_budgets(const hdf5::Node& root, const std::vector<RunRow>& rows) {
+  const std::vector<PolicySummary> policies = summarise_over_budgets(rows);
+  const hdf5::Node group = root.create_group("over_budgets");
+  write_texts(group, "trace", column(policies, [](const PolicySummary& policy) { return policy.trace; }));
+  write_texts(group, "policy", column(policies, [](const PolicySummary& policy) { return policy.policy; }));
+  write_texts(group, "budgets", column(policies, [](const PolicySummary& policy) {
+                return fmt::format("{}", fmt::join(policy.budgets, ","));
+              }));
+  write_counts(group, "sequences", column(policies, [](const PolicySummary& policy) {
+                 return static_cast<std::int64_t>(policy.normalised_regret.count);
+               }));
+  const auto write = [&](const char* dataset, double Estimate::*member) {
+    write_array(group, dataset, {policies.size()},
+                column(policies, [member](const PolicySummary& policy) { return policy.normalised_regret.*member; }));
+  };
+  write("normalised_regret", &Estimate::mean);
+  write("normalised_regret_low", &Estimate::low);
+  write("normalised_regret_high", &Estimate::high);
+}
+
 void write_provenance(const hdf5::Node& root, const Provenance& provenance, bool complete) {
   const hdf5::Node group = root.create_group("provenance");
   group.set_attribute("evictsim_version", std::string(version()));
@@ -170,6 +190,7 @@ void RunFile::seal(bool complete) {
   root.set_attribute("format_version", std::int64_t{1});
   write_rows(root, impl_->rows);
   write_summary(root, impl_->rows);
+  write_over_budgets(root, impl_->rows);
   write_provenance(root, impl_->provenance, complete);
   impl_->write_policies();
   impl_->file.seal();

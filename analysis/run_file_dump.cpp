@@ -43,7 +43,7 @@ void write_resident(const hdf5::Node& head, std::size_t rows, std::size_t length
   const std::array<hsize_t, 2> extents = {rows, length};
   const std::array<hsize_t, 2> chunk = {std::min<hsize_t>(rows, chunk_rows), length};
   const hdf5::Handle properties(H5Pcreate(H5P_DATASET_CREATE));
-  H5Pset_obj_track_times(properties.get(), 0);
+  H5Pset_obj_track_times(properties.get(), false);
   H5Pset_chunk(properties.get(), 2, chunk.data());
   H5Pset_deflate(properties.get(), 1);
   const hdf5::Handle space(H5Screate_simple(2, extents.data(), nullptr));

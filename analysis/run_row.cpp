@@ -41,7 +41,41 @@ constexpr std::array<const char*, metric_count> metric_names = {"kept_entries",
                                                                 "layer_error_low",
                                                                 "layer_error_high",
                                                                 "squared_error_low",
-                                                                "squared_error_high"};
+                                                                "squared_error_high",
+                                                                "regret",
+                                                                "regret_low",
+                                                                "regret_high",
+                                                                "oracle_gain",
+                                                                "normalised_regret",
+                                                                "normalised_regret_low",
+                                                                "normalised_regret_high",
+                                                                "premature_evictions",
+                                                                "premature_evictions_low",
+                                                                "premature_evictions_high",
+                                                                "cuts",
+                                                                "scored_entries_per_step",
+                                                                "dilution_full_low",
+                                                                "dilution_full_high",
+                                                                "dilution_low",
+                                                                "dilution_high",
+                                                                "entropy_full_low",
+                                                                "entropy_full_high",
+                                                                "entropy_low",
+                                                                "entropy_high",
+                                                                "resident_entries_low",
+                                                                "resident_entries_high",
+                                                                "resident_bytes_low",
+                                                                "resident_bytes_high",
+                                                                "evictions_per_step_low",
+                                                                "evictions_per_step_high",
+                                                                "host_bytes",
+                                                                "disk_bytes",
+                                                                "recall_bytes_host_per_step",
+                                                                "recall_bytes_disk_per_step",
+                                                                "written_bytes_per_step",
+                                                                "scanned_bytes_per_step",
+                                                                "recall_hit_share",
+                                                                "optimality_gap"};
 
 }  // namespace
 
@@ -56,6 +90,9 @@ Estimate within_range(Metric metric, Estimate estimate) {
     case Metric::dilution:
     case Metric::oracle_overlap:
     case Metric::span_retention:
+    case Metric::regret:
+    case Metric::oracle_gain:
+    case Metric::premature_evictions:
       most = 1;
       break;
     default:

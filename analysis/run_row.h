@@ -48,13 +48,50 @@ enum class Metric : std::size_t {
   layer_error_high,
   squared_error_low,
   squared_error_high,
+  regret,
+  regret_low,
+  regret_high,
+  oracle_gain,
+  normalised_regret,
+  normalised_regret_low,
+  normalised_regret_high,
+  premature_evictions,
+  premature_evictions_low,
+  premature_evictions_high,
+  cuts,
+  scored_entries_per_step,
+  dilution_full_low,
+  dilution_full_high,
+  dilution_low,
+  dilution_high,
+  entropy_full_low,
+  entropy_full_high,
+  entropy_low,
+  entropy_high,
+  resident_entries_low,
+  resident_entries_high,
+  resident_bytes_low,
+  resident_bytes_high,
+  evictions_per_step_low,
+  evictions_per_step_high,
+  host_bytes,
+  disk_bytes,
+  recall_bytes_host_per_step,
+  recall_bytes_disk_per_step,
+  written_bytes_per_step,
+  scanned_bytes_per_step,
+  recall_hit_share,
+  optimality_gap,
 };
-inline constexpr std::size_t metric_count = static_cast<std::size_t>(Metric::squared_error_high) + 1;
+inline constexpr std::size_t metric_count = static_cast<std::size_t>(Metric::optimality_gap) + 1;
 /// The column's name.
 const char* to_string(Metric metric) noexcept;
 
 /// A value that is not available.
 inline constexpr double not_available = std::numeric_limits<double>::quiet_NaN();
+
+/// Below this share of attention the oracle's gain over a random cut is rounding, and regret is not divided by it.
+inline constexpr double smallest_oracle_gain = 1e-6;
 
 struct RunRow {
   std::string trace;     ///< path as given

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "analysis/version.h"
+#include "policies/formula/parser.h"
 #include "sim/cli/policies_command.h"
 #include "sim/cli/replay_command.h"
 #include "sim/cli/trace_command.h"
@@ -67,6 +68,10 @@ int main(int argument_count, char** arguments) {
     return run(argument_count, arguments);
   } catch (const std::bad_alloc&) {
     return report("out of memory");
+  } catch (const evictsim::policies::formula::FormulaError& problem) {
+    report(problem.what());
+    std::fprintf(stderr, "%s\n", problem.excerpt().c_str());
+    return failed;
   } catch (const std::exception& problem) {
     return report(problem.what());
   }

@@ -18,6 +18,7 @@
 #include "analysis/table.h"
 #include "policies/budget.h"
 #include "policies/policy.h"
+#include "sim/cli/plugin_option.h"
 #include "sim/cli/replay_outputs.h"
 #include "sim/replay/replay.h"
 #include "traces/error.h"
@@ -47,7 +48,7 @@ Exit status: 0 done, 1 bad input or a policy failed, 2 bad usage, 130 interrupte
 
 /// The options as given.
 struct Arguments {
-  std::vector<std::string> traces, policies, budgets, ratios, layers, per;
+  std::vector<std::string> traces, policies, budgets, ratios, layers, per, plugins;
   std::string run_file, csv, dump;
   std::string command_line;  ///< as typed
   int threads = 0;
@@ -193,6 +194,7 @@ std::string dump_command_line_of(const Arguments& arguments) {
   const auto add = [&words](const char* option, const std::vector<std::string>& values) {
     for (const std::string& value : values) words.insert(words.end(), {option, value});
   };
+  add("--plugin", arguments.plugins);
   add("--policy", arguments.policies);
   add("--budget", arguments.budgets);
   add("--compression-ratio", arguments.ratios);
@@ -234,6 +236,7 @@ bool replay_into(ReplayOutputs& outputs, const std::vector<traces::Reader>& read
 }
 
 void run(const Arguments& arguments) {
+  load_plugins(arguments.plugins);
   // Everything that can be wrong with the arguments, before any file is opened.
   std::vector<policies::Policy> policies = policies_of(arguments);
   const std::vector<policies::Budget> budgets = budgets_of(arguments);
@@ -292,6 +295,7 @@ void add_replay_command(CLI::App& app, const std::vector<std::string>& words) {
   list("--policy,-p", arguments->policies, "Policies, separated by commas; `all`: every registered one")
       ->type_name("P,...")
       ->required();
+  add_plugin_option(*command, arguments->plugins);
   list("--budget,-b", arguments->budgets,
        "Budgets: shares of the prompt kept (0.2) or entries per KV head (512)\n(default: 0.1,0.2,0.3,0.5,0.7,0.9)")
       ->type_name("B,...");
@@ -312,8 +316,10 @@ void add_replay_command(CLI::App& app, const std::vector<std::string>& words) {
       ->type_name("S")
       ->check(CLI::Validator(seed_problem, ""));
   command
-      ->add_option("--useful-entries", arguments->useful_entries,
-                   "Entries in the useful set of the dilution where a sequence has no evidence spans (default: 32)")
+      ->add_option(
+          "--useful-entries", arguments->useful_entries,
+          "Entries in the useful set of the dilution where a sequence has no evidence spans, and of those attended\n"
+          "most that premature evictions are a share of (default: 32)")
       ->type_name("M")
       ->check(CLI::Range(1, 1 << 30));
   command->add_flag("--quiet,-q", arguments->quiet, "Print neither progress nor table");

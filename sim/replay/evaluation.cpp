@@ -4,65 +4,10 @@
 #include <cmath>
 #include <limits>
 
+#include "sim/replay/attention_sums.h"
+
 namespace evictsim::sim {
 namespace {
-
-/// Rows of probabilities, surprises and values gathered for one product; kept per thread to spare page faults.
-struct Gathered {
-  Matrix probability;
-  Matrix values;
-};
-
-Gathered& gathered() {
-  thread_local Gathered scratch;
-  return scratch;
-}
-
-/// Sum of many float rows in double. A few rows are added in float first, which costs no digits that a probability has
-/// and spares most conversions.
-class RowSum {
- public:
-  explicit RowSum(Index columns)
-      : total_(Eigen::RowVectorXd::Zero(columns)), chunk_(Eigen::RowVectorXf::Zero(columns)) {}
-  template <typename Row>
-  void add(Index first, const Row& row) {
-    chunk_.segment(first, row.size()) += row;
-  }
-  /// Called after each row.
-  void next() {
-    if (++rows_ % rows_per_chunk == 0) flush();
-  }
-  const Eigen::RowVectorXd& total() {
-    flush();
-    return total_;
-  }
-
- private:
-  static constexpr int rows_per_chunk = 8;
-  void flush() {
-    total_ += chunk_.cast<double>();
-    chunk_.setZero();
-  }
-  Eigen::RowVectorXd total_;
-  Eigen::RowVectorXf chunk_;
-  int rows_ = 0;
-};
-
-/// Running sums over the rows of one or more kept sets.
-struct Sums {
-  Sums(Index columns, Index dim)
-      : output(Matrix::Zero(columns, dim)),
-        mass(Eigen::RowVectorXd::Zero(columns)),
-        surprise(Eigen::RowVectorXd::Zero(columns)) {}
-  Matrix output;                ///< [C, d] sum of p v
-  Eigen::RowVectorXd mass;      ///< sum of p
-  Eigen::RowVectorXd surprise;  ///< sum of p ln p
-};
-
-/// Entropy of p / mass over a set with the given sums.
-double renormalised_entropy(double mass, double surprise) {
-  return mass > 0 ? std::max(0.0, std::log(mass) - surprise / mass) : 0.0;
-}
 
 /// Writes the metrics of one member from its sums.
 class MemberWriter {
@@ -70,43 +15,48 @@ class MemberWriter {
   MemberWriter(const LayerData& layer, const Tile& tile, const CacheHead& head, BlockMetrics& out)
       : layer_(layer), tile_(tile), head_(head), out_(out) {}
 
-  /// `full` (renormalised full output of a column), `useful_mass` (mass of the useful set that is resident),
-  /// `resident` (rows of the member that a given token row attends).
+  /// Turns to a column, whose renormalised full output is `full`.
+  void begin(Index column, const Eigen::RowVectorXf& full) {
+    column_ = column;
+    row_ = column % tile_.size();
+    query_head_ = head_.first_query_head + static_cast<int>(column / tile_.size());
+    full_norm_ = std::sqrt(static_cast<double>(full.squaredNorm()));
+    has_useful_ = !tile_.useful.at(query_head_, row_).empty();
+  }
+
+  /// The column of a member. `useful_mass`: mass of the useful set that is resident; `resident`: rows of the member
+  /// that a given token row attends.
   template <typename Resident>
-  void write(Index member, Index column, const Eigen::RowVectorXf& full, const Sums& sums, double useful_mass,
+  void write(Index member, const Eigen::RowVectorXf& full, const AttentionTotals& sums, double useful_mass,
              const Resident& resident) {
-    const Index rows = tile_.size();
-    const Index r = column % rows;
-    const int query_head = head_.first_query_head + static_cast<int>(column / rows);
     const auto at = static_cast<std::size_t>(member);
-    const int dim = layer_.geometry().head_dim;
-    double mass = sums.mass[column];
+    const Index dim = layer_.geometry().head_dim;
+    const double mass = sums.mass[column_];
     double entropy = 0;
     double useful_share = 0;
-    auto difference = out_.difference.block(member * rows + r, query_head * dim, 1, dim);
     if (mass >= smallest_mass) {
-      difference = sums.output.row(column) * static_cast<float>(1.0 / mass) - full;
-      entropy = renormalised_entropy(mass, sums.surprise[column]);
+      moved_ = sums.output.row(column_).head(dim) * static_cast<float>(1.0 / mass) - full;
+      entropy = sums.renormalised_entropy(column_);
       useful_share = useful_mass / mass;
     } else {
-      write_exactly(query_head, r, full, resident(tile_.rows[static_cast<std::size_t>(r)]), difference, entropy,
+      write_exactly(query_head_, row_, full, resident(tile_.rows[static_cast<std::size_t>(row_)]), entropy,
                     useful_share);
     }
-    const double full_norm = std::sqrt(static_cast<double>(full.squaredNorm()));
-    const double error = std::sqrt(static_cast<double>(difference.squaredNorm()));
-    out_.retained_mass[at](r, query_head) = static_cast<float>(std::min(mass, 1.0));
+    out_.difference.block(member * tile_.size() + row_, query_head_ * dim, 1, dim) = moved_;
+    const double error = std::sqrt(static_cast<double>(moved_.squaredNorm()));
+    out_.retained_mass[at](row_, query_head_) = static_cast<float>(std::min(mass, 1.0));
     // A full output of exactly zero has no relative error: 0 where nothing changed, else 1.
-    out_.output_error[at](r, query_head) =
-        static_cast<float>(full_norm > 0 ? error / full_norm : (error > 0 ? 1.0 : 0.0));
-    out_.entropy[at](r, query_head) = static_cast<float>(entropy);
-    out_.dilution[at](r, query_head) = tile_.useful.at(query_head, r).empty() ? std::numeric_limits<float>::quiet_NaN()
-                                                                              : static_cast<float>(1.0 - useful_share);
+    out_.output_error[at](row_, query_head_) =
+        static_cast<float>(full_norm_ > 0 ? error / full_norm_ : (error > 0 ? 1.0 : 0.0));
+    out_.entropy[at](row_, query_head_) = static_cast<float>(entropy);
+    out_.dilution[at](row_, query_head_) =
+        has_useful_ ? static_cast<float>(1.0 - useful_share) : std::numeric_limits<float>::quiet_NaN();
   }
 
  private:
-  template <typename Row>
   void write_exactly(int query_head, Index r, const Eigen::RowVectorXf& full, const std::vector<std::int32_t>& resident,
-                     Row& difference, double& entropy, double& useful_share) const {
+                     double& entropy, double& useful_share) {
+    moved_.resize(full.size());
     const std::int32_t row = tile_.rows[static_cast<std::size_t>(r)];
     const MatrixView queries = layer_.queries(query_head);
     const Index place = layer_.query_place(row);
@@ -116,7 +66,7 @@ class MemberWriter {
     const std::vector<double> output =
         models::reference_output(weights, layer_.values(head_.kv_head, tile_.entries), resident);
     for (Index c = 0; c < full.size(); ++c) {
-      difference(0, c) = static_cast<float>(output[static_cast<std::size_t>(c)] - static_cast<double>(full[c]));
+      moved_[c] = static_cast<float>(output[static_cast<std::size_t>(c)] - static_cast<double>(full[c]));
     }
     for (const double weight : weights) entropy -= weight > 0 ? weight * std::log(weight) : 0.0;
     for (const UsefulSets::Entry& useful : tile_.useful.at(query_head, r)) {
@@ -131,11 +81,13 @@ class MemberWriter {
   const Tile& tile_;
   const CacheHead& head_;
   BlockMetrics& out_;
+  // The column at hand.
+  Index column_ = 0, row_ = 0;
+  int query_head_ = 0;
+  double full_norm_ = 0;
+  Eigen::RowVectorXf moved_;  ///< [d] output of the member at hand minus full output
+  bool has_useful_ = false;
 };
-
-Index first_column(const LayerData& layer, const Tile& tile, const CacheHead& head) {
-  return (head.first_query_head - head.kv_head * layer.geometry().group_size()) * tile.size();
-}
 
 /// Rows that token row `row` sees, among those that `is_resident` accepts.
 template <typename Accept>
@@ -148,6 +100,16 @@ std::vector<std::int32_t> visible_rows(const LayerData& layer, std::int32_t row,
   return rows;
 }
 
+/// Asks for the rows of an entry that is added soon, `ahead` places on: the processor does not foresee parts of rows.
+constexpr std::int32_t ahead = 3;
+void prefetch(const models::AttentionColumns& columns, Index entry, Index begin, Index width) {
+  constexpr Index line = 64 / sizeof(float);
+  for (Index c = begin; c < begin + width; c += line) {
+    __builtin_prefetch(&columns.probability(entry, c));
+    __builtin_prefetch(&columns.surprise(entry, c));
+  }
+}
+
 }  // namespace
 
 BlockMetrics::BlockMetrics(Index members, Index rows, const models::Geometry& geometry)
@@ -157,23 +119,22 @@ BlockMetrics::BlockMetrics(Index members, Index rows, const models::Geometry& ge
       entropy(retained_mass),
       difference(members * rows, geometry.num_query_heads * geometry.head_dim) {}
 
+Index first_column(const LayerData& layer, const Tile& tile, const CacheHead& head) {
+  return (head.first_query_head - head.kv_head * layer.geometry().group_size()) * tile.size();
+}
+
 ResidentOutput attend_all(const models::AttentionColumns& columns, const MatrixView& values) {
-  Sums sums(columns.probability.cols(), values.cols());
-  sums.output.noalias() = columns.probability.transpose() * values;
-  RowSum mass(sums.mass.size());
-  RowSum surprise(sums.mass.size());
+  const Index count = columns.probability.cols();
+  AttentionSums sums(count, values.cols());
   for (Index j = 0; j < columns.probability.rows(); ++j) {
-    mass.add(0, columns.probability.row(j));
-    mass.next();
-    surprise.add(0, columns.surprise.row(j));
-    surprise.next();
+    sums.add(columns.probability.row(j).data(), columns.surprise.row(j).data(), values.row(j).data());
   }
-  sums.mass = mass.total();
-  sums.surprise = surprise.total();
-  ResidentOutput all{std::move(sums.output), sums.mass.transpose(), Eigen::VectorXd(sums.mass.size())};
-  for (Index c = 0; c < all.mass.size(); ++c) {
+  const AttentionTotals& totals = sums.totals();
+  ResidentOutput all{totals.output.topLeftCorner(count, values.cols()), totals.mass.transpose(),
+                     Eigen::VectorXd(count)};
+  for (Index c = 0; c < count; ++c) {
     all.output.row(c) *= static_cast<float>(1.0 / all.mass[c]);
-    all.entropy[c] = renormalised_entropy(all.mass[c], sums.surprise[c]);
+    all.entropy[c] = totals.renormalised_entropy(c);
   }
   return all;
 }
@@ -195,40 +156,24 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
   std::vector<Index> ends(static_cast<std::size_t>(members) + 2, 0);
   for (std::int32_t j = 0; j < tile.entries; ++j) ++ends[static_cast<std::size_t>(level_of(j)) + 1];
   for (std::size_t l = 1; l < ends.size(); ++l) ends[l] += ends[l - 1];
-  Gathered& scratch = gathered();
-  scratch.probability.resize(tile.entries, width);
-  scratch.values.resize(tile.entries, values.cols());
-  std::vector<std::int32_t> order(static_cast<std::size_t>(tile.entries));
   std::vector<Index> next(ends.begin(), ends.end() - 1);
+  std::vector<std::int32_t> order(static_cast<std::size_t>(tile.entries));
   for (std::int32_t j = 0; j < tile.entries; ++j) {
-    const Index place = next[static_cast<std::size_t>(level_of(j))]++;
-    order[static_cast<std::size_t>(place)] = j;
-    scratch.probability.row(place) = columns.probability.row(j).segment(begin, width);
-    scratch.values.row(place) = values.row(j);
+    order[static_cast<std::size_t>(next[static_cast<std::size_t>(level_of(j))]++)] = j;
   }
 
-  Sums sums(width, values.cols());
-  RowSum mass(width);
-  RowSum surprise(width);
-  std::vector<Sums> at_cut;
+  AttentionSums sums(width, values.cols());
+  std::vector<AttentionTotals> at_cut;
   at_cut.reserve(static_cast<std::size_t>(members));
   for (Index level = 0; level <= members; ++level) {
-    const Index first = ends[static_cast<std::size_t>(level)];
-    const Index count = ends[static_cast<std::size_t>(level) + 1] - first;
-    if (count > 0) {
-      sums.output.noalias() +=
-          scratch.probability.middleRows(first, count).transpose() * scratch.values.middleRows(first, count);
-      for (Index i = first; i < first + count; ++i) {
-        mass.add(0, scratch.probability.row(i));
-        mass.next();
-        surprise.add(0, columns.surprise.row(order[static_cast<std::size_t>(i)]).segment(begin, width));
-        surprise.next();
-      }
-      sums.mass = mass.total();
-      sums.surprise = surprise.total();
+    for (Index i = ends[static_cast<std::size_t>(level)]; i < ends[static_cast<std::size_t>(level) + 1]; ++i) {
+      if (i + ahead < tile.entries) prefetch(columns, order[static_cast<std::size_t>(i + ahead)], begin, width);
+      const Index j = order[static_cast<std::size_t>(i)];
+      sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
     }
-    if (level < members) at_cut.push_back(sums);
+    if (level < members) at_cut.push_back(sums.totals());
   }
+  const AttentionTotals& all = sums.totals();
 
   MemberWriter writer(layer, tile, head, out);
   std::vector<double> useful(static_cast<std::size_t>(members) + 1);
@@ -239,11 +184,12 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
     for (const UsefulSets::Entry& entry : tile.useful.at(query_head, column % tile.size())) {
       useful[level_of(entry.row)] += static_cast<double>(entry.mass);
     }
-    full = sums.output.row(column) * static_cast<float>(1.0 / sums.mass[column]);
+    full = all.output.row(column).head(values.cols()) * static_cast<float>(1.0 / all.mass[column]);
+    writer.begin(column, full);
     double useful_mass = 0;
     for (Index member = 0; member < members; ++member) {
       useful_mass += useful[static_cast<std::size_t>(member)];
-      writer.write(member, column, full, at_cut[static_cast<std::size_t>(member)], useful_mass, [&](std::int32_t row) {
+      writer.write(member, full, at_cut[static_cast<std::size_t>(member)], useful_mass, [&](std::int32_t row) {
         return visible_rows(layer, row, [&](std::int32_t j) { return level_of(j) <= member; });
       });
     }
@@ -257,35 +203,31 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
   const Index rows = tile.size();
   const Index width = head.query_heads * rows;
   const MatrixView values = layer.values(head.kv_head, tile.entries);
-  Gathered& scratch = gathered();
-  scratch.probability.resize(tile.entries, width);
-  scratch.values.resize(tile.entries, values.cols());
-  Sums sums(width, values.cols());
-  RowSum mass(width);
-  RowSum surprise(width);
-  Index count = 0;
-  for (Index j = 0; j < tile.entries; ++j) {
+  AttentionSums sums(width, values.cols());
+  Eigen::RowVectorXf probability;
+  Eigen::RowVectorXf surprise;
+  for (std::int32_t j = 0; j < tile.entries; ++j) {
     const std::int32_t last = last_row[static_cast<std::size_t>(j)];
     if (last < tile.rows.front()) continue;
-    scratch.values.row(count) = values.row(j);
-    auto probability = scratch.probability.row(count++);
-    probability = columns.probability.row(j).segment(begin, width);
+    if (j + ahead < tile.entries) prefetch(columns, j + ahead, begin, width);
+    if (last >= tile.rows.back()) {
+      sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
+      continue;
+    }
     // Rows after the eviction do not attend to the entry.
     const Index attended = std::upper_bound(tile.rows.begin(), tile.rows.end(), last) - tile.rows.begin();
+    probability = columns.probability.row(j).segment(begin, width);
+    surprise = columns.surprise.row(j).segment(begin, width);
     for (int g = 0; g < head.query_heads; ++g) {
       probability.segment(g * rows + attended, rows - attended).setZero();
-      surprise.add(g * rows, columns.surprise.row(j).segment(begin + g * rows, attended));
+      surprise.segment(g * rows + attended, rows - attended).setZero();
     }
-    surprise.next();
-    mass.add(0, probability);
-    mass.next();
+    sums.add(probability.data(), surprise.data(), values.row(j).data());
   }
-  sums.mass = mass.total();
-  sums.surprise = surprise.total();
-  sums.output.noalias() = scratch.probability.topRows(count).transpose() * scratch.values.topRows(count);
+  const AttentionTotals& totals = sums.totals();
 
   MemberWriter writer(layer, tile, head, out);
-  const int dim = layer.geometry().head_dim;
+  const Index dim = layer.geometry().head_dim;
   Eigen::RowVectorXf full;
   for (Index column = 0; column < width; ++column) {
     const Index r = column % rows;
@@ -296,7 +238,8 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
       if (last_row[static_cast<std::size_t>(entry.row)] >= row) useful_mass += static_cast<double>(entry.mass);
     }
     full = tile.output.block(r, query_head * dim, 1, dim);
-    writer.write(member, column, full, sums, useful_mass, [&](std::int32_t token_row) {
+    writer.begin(column, full);
+    writer.write(member, full, totals, useful_mass, [&](std::int32_t token_row) {
       return visible_rows(layer, token_row,
                           [&](std::int32_t j) { return last_row[static_cast<std::size_t>(j)] >= token_row; });
     });

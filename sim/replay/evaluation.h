@@ -33,6 +33,9 @@ struct CacheHead {
   int query_heads = 0;
 };
 
+/// Where the columns of a cache head's queries begin in the probabilities of its KV head; query_heads * B of them.
+Index first_column(const LayerData& layer, const Tile& tile, const CacheHead& head);
+
 /// Results of `members` kept sets for one tile; heads write disjoint columns.
 struct BlockMetrics {
   BlockMetrics(Index members, Index rows, const models::Geometry& geometry);

@@ -7,6 +7,14 @@
 #include "traces/error.h"
 
 namespace evictsim::sim {
+namespace {
+
+[[noreturn]] void undeclared(const std::string& what, const char* need) {
+  throw Error(ErrorCode::policy_failure, what + " must be declared by Needs::" + need);
+}
+
+}  // namespace
+
 LayerCache::LayerCache(const LayerData& layer, const PromptFeatures& features, policies::Granularity granularity,
                        RandomKey key)
     : layer_(layer), features_(features), granularity_(granularity), key_(key), seen_(layer.prompt_length()) {
@@ -32,8 +40,15 @@ void LayerCache::keep(int head, std::span<const std::int32_t> places) {
   if (places.size() == entries.size()) return;
   auto& last_row = last_row_[index(head)];
   std::size_t next = 0;
-  std::size_t kept = 0;
-  for (std::size_t place = 0; place < entries.size(); ++place) {
+  while (next < places.size() && static_cast<std::size_t>(places[next]) == next) ++next;
+  std::size_t kept = next;
+  for (std::size_t place = next; place < entries.size(); ++place) {
+    if (entries.size() - place == places.size() - next) {  // none of the rest goes
+      std::copy(entries.begin() + static_cast<std::ptrdiff_t>(place), entries.end(),
+                entries.begin() + static_cast<std::ptrdiff_t>(kept));
+      kept = places.size();
+      break;
+    }
     if (next < places.size() && static_cast<std::size_t>(places[next]) == place) {
       entries[kept++] = entries[place];
       ++next;
@@ -104,6 +119,78 @@ MatrixView LayerCache::queries(int query_head) const {
   return models::view(all.data(), static_cast<Index>(query_rows().size()), all.cols());
 }
 
+MatrixView LayerCache::output_weights(int query_head) const {
+  const Matrix& weights = layer_.side().output_weights;
+  if (weights.size() == 0) undeclared("output weights", "output_weights");
+  const Index width = geometry().head_dim;
+  return models::view(weights.data() + query_head * width, weights.rows(), width, weights.cols());
+}
+
+MatrixView LayerCache::layer_input() const {
+  const Matrix& input = layer_.side().layer_input;
+  if (input.size() == 0) undeclared("the layer's input", "layer_input");
+  return models::view(input.data(), seen_, input.cols());
+}
+
+MatrixView LayerCache::second_pass_queries(int query_head) const {
+  const traces::Tensor& queries = layer_.side().second_pass_queries;
+  if (queries.empty()) undeclared("the second pass", "second_pass");
+  const auto rows = static_cast<Index>(queries.shape[1]);
+  const auto width = static_cast<Index>(queries.shape[2]);
+  return models::view(queries.data.data() + query_head * rows * width, rows, width);
+}
+
+MatrixView LayerCache::second_pass_keys(int kv_head) const {
+  const traces::Tensor& keys = layer_.side().second_pass_keys;
+  const auto width = static_cast<Index>(geometry().head_dim);
+  if (keys.empty()) return models::view(nullptr, 0, width);
+  const auto rows = static_cast<Index>(keys.shape[1]);
+  return models::view(keys.data.data() + kv_head * rows * width, rows, width);
+}
+
+std::span<const traces::Span> LayerCache::second_pass_chunks() const {
+  if (layer_.side().sequence == nullptr || !layer_.side().sequence->second_pass) {
+    undeclared("the second pass", "second_pass");
+  }
+  return layer_.side().sequence->second_pass->chunk;
+}
+
+std::span<const float> LayerCache::channel(traces::Channel channel, int index) const {
+  const SequenceSide* side = layer_.side().sequence;
+  const auto found =
+      side == nullptr ? std::map<traces::Channel, traces::Tensor>::const_iterator() : side->channels.find(channel);
+  if (side == nullptr || found == side->channels.end()) undeclared(traces::to_string(channel), "channels");
+  const traces::Tensor& tensor = found->second;
+  const auto seen = static_cast<std::size_t>(seen_);
+  if (tensor.shape.size() == 1) return std::span(tensor.data).first(seen);
+  return channel_row(channel, tensor, index).first(seen);
+}
+
+std::span<const float> LayerCache::channel_row(traces::Channel channel, const traces::Tensor& tensor, int index) const {
+  if (channel == traces::Channel::entropy_top) {
+    // Stored token by token; policies read one column.
+    std::vector<float>& column = channel_columns_[index];
+    const std::size_t columns = tensor.shape[1];
+    if (index < 0 || static_cast<std::size_t>(index) >= columns) {
+      throw Error(ErrorCode::policy_failure, "columns of entropy_top are 0, 1, 2",
+                  {.parameter = "index", .value = std::to_string(index)});
+    }
+    if (column.empty()) {
+      for (std::size_t at = static_cast<std::size_t>(index); at < tensor.data.size(); at += columns) {
+        column.push_back(tensor.data[at]);
+      }
+    }
+    return column;
+  }
+  const auto found = std::find(captured_layers().begin(), captured_layers().end(), index);
+  if (found == captured_layers().end()) {
+    throw Error(ErrorCode::policy_failure, std::string(traces::to_string(channel)) + " has captured layers only",
+                {.parameter = "layer", .value = std::to_string(index)});
+  }
+  const auto row = static_cast<std::size_t>(found - captured_layers().begin());
+  return std::span(tensor.data).subspan(row * tensor.shape[1], tensor.shape[1]);
+}
+
 MatrixView LayerCache::window_attention(int query_head, Index rows) const {
   if (rows < 1 || rows > seen_) {
     throw Error(ErrorCode::policy_failure, "window attention must ask for 1 to " + std::to_string(seen_) + " rows",
@@ -130,9 +217,7 @@ MatrixView LayerCache::window_attention(int query_head, Index rows) const {
 }
 
 std::span<const double> LayerCache::accumulated_attention(int query_head) const {
-  if (features_.accumulated.empty()) {
-    throw Error(ErrorCode::policy_failure, "accumulated attention must be declared by Needs::all_queries");
-  }
+  if (features_.accumulated.empty()) undeclared("accumulated attention", "all_queries");
   return features_.accumulated[index(query_head)];
 }
 
@@ -157,11 +242,11 @@ void LayerCache::resident_attention(int query_head, std::int32_t row, std::span<
     if (found != tile_->rows.end() && *found == row) {
       const Index column = (query_head % geometry().group_size()) * tile_->size() + (found - tile_->rows.begin());
       const auto full = tile_->by_query[index(kv_head)].row(column);
-      double mass = 0;
-      for (std::size_t i = 0; i < entries.size(); ++i) {
-        out[i] = entries[i] <= row ? full[entries[i]] : 0.0F;
-        mass += static_cast<double>(out[i]);
-      }
+      const auto seen =
+          static_cast<std::size_t>(std::upper_bound(entries.begin(), entries.end(), row) - entries.begin());
+      for (std::size_t i = 0; i < seen; ++i) out[i] = full[entries[i]];
+      std::fill(out.begin() + static_cast<std::ptrdiff_t>(seen), out.end(), 0.0F);
+      const double mass = models::sum_in_double(out.data(), std::ssize(out));
       if (mass >= smallest_mass) {
         const auto inverse = static_cast<float>(1.0 / mass);
         for (float& weight : out) weight *= inverse;

@@ -3,6 +3,7 @@
 /// The cache of one layer under one policy: what is resident, and the views of it that policies get.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -54,12 +55,18 @@ class LayerCache final : public policies::CacheView {
   [[nodiscard]] int heads() const override { return static_cast<int>(entries_.size()); }
   [[nodiscard]] policies::QueryHeads query_heads(int head) const override;
   [[nodiscard]] std::span<const std::int32_t> entries(int head) const override { return entries_[index(head)]; }
+  [[nodiscard]] std::span<const float> channel(traces::Channel channel, int index) const override;
 
   // CacheView
   [[nodiscard]] MatrixView keys(int head) const override;
   [[nodiscard]] MatrixView values(int head) const override;
   [[nodiscard]] std::span<const std::int32_t> query_rows() const override;
   [[nodiscard]] MatrixView queries(int query_head) const override;
+  [[nodiscard]] MatrixView output_weights(int query_head) const override;
+  [[nodiscard]] MatrixView layer_input() const override;
+  [[nodiscard]] MatrixView second_pass_queries(int query_head) const override;
+  [[nodiscard]] std::span<const traces::Span> second_pass_chunks() const override;
+  [[nodiscard]] MatrixView second_pass_keys(int kv_head) const override;
   [[nodiscard]] MatrixView window_attention(int query_head, Index rows) const override;
   [[nodiscard]] std::span<const double> accumulated_attention(int query_head) const override;
   [[nodiscard]] std::span<const traces::Span> spans(std::string_view kind) const override;
@@ -74,6 +81,8 @@ class LayerCache final : public policies::CacheView {
   static std::size_t index(int head) { return static_cast<std::size_t>(head); }
   [[nodiscard]] bool whole_prompt() const { return seen_ == layer_.prompt_length() && !cut_; }
   void forget_gathered();
+  [[nodiscard]] std::span<const float> channel_row(traces::Channel channel, const traces::Tensor& tensor,
+                                                   int index) const;
   [[nodiscard]] MatrixView gather(const MatrixView& all, int head, std::vector<std::optional<Matrix>>& memo) const;
 
   const LayerData& layer_;
@@ -87,7 +96,8 @@ class LayerCache final : public policies::CacheView {
   std::vector<std::vector<std::int32_t>> last_row_;  ///< [head][T]
   // Gathered copies handed out as views; valid until the residency changes.
   mutable std::vector<std::optional<Matrix>> keys_, values_;
-  mutable std::vector<std::optional<Matrix>> window_;  ///< [Hq]
+  mutable std::vector<std::optional<Matrix>> window_;          ///< [Hq]
+  mutable std::map<int, std::vector<float>> channel_columns_;  ///< of entropy_top, by column
 };
 
 /// The view of one decode step.
@@ -103,6 +113,9 @@ class DecodeStep final : public policies::StepView {
   [[nodiscard]] int heads() const override { return cache_.heads(); }
   [[nodiscard]] policies::QueryHeads query_heads(int head) const override { return cache_.query_heads(head); }
   [[nodiscard]] std::span<const std::int32_t> entries(int head) const override { return cache_.entries(head); }
+  [[nodiscard]] std::span<const float> channel(traces::Channel channel, int index) const override {
+    return cache_.channel(channel, index);
+  }
   [[nodiscard]] Index row() const override { return row_; }
   [[nodiscard]] std::span<const float> attention(int query_head) const override;
 

@@ -6,13 +6,14 @@
 namespace evictsim::sim {
 
 LayerData::LayerData(const models::Geometry& geometry, const models::Rope& rope, const traces::SequenceInfo& sequence,
-                     std::size_t captured_layer, traces::LayerTensors tensors)
+                     std::size_t captured_layer, traces::LayerTensors tensors, LayerSide side)
     : geometry_(geometry),
       rope_(rope),
       sequence_(sequence),
       layer_(geometry.layers[captured_layer]),
       sliding_window_(geometry.window_of(captured_layer)),
-      tensors_(std::move(tensors)) {}
+      tensors_(std::move(tensors)),
+      side_(std::move(side)) {}
 
 MatrixView LayerData::keys(int kv_head, Index rows) const {
   return models::view(tensors_.k.data() + kv_head * length() * geometry_.head_dim, rows, geometry_.head_dim);

@@ -11,6 +11,7 @@
 #include "models/geometry.h"
 #include "models/matrix.h"
 #include "models/rope.h"
+#include "sim/replay/side_data.h"
 #include "traces/header.h"
 
 namespace evictsim::sim {
@@ -23,7 +24,7 @@ using models::MatrixView;
 class LayerData {
  public:
   LayerData(const models::Geometry& geometry, const models::Rope& rope, const traces::SequenceInfo& sequence,
-            std::size_t captured_layer, traces::LayerTensors tensors);
+            std::size_t captured_layer, traces::LayerTensors tensors, LayerSide side = {});
 
   /// Hands the tensors back, for their memory.
   [[nodiscard]] traces::LayerTensors tensors() && { return std::move(tensors_); }
@@ -31,6 +32,9 @@ class LayerData {
   [[nodiscard]] const models::Geometry& geometry() const { return geometry_; }
   [[nodiscard]] const models::Rope& rope() const { return rope_; }
   [[nodiscard]] const traces::SequenceInfo& sequence() const { return sequence_; }
+  [[nodiscard]] const LayerSide& side() const { return side_; }
+  /// Bytes of one stored component of k or v.
+  [[nodiscard]] int component_bytes() const { return side_.component_bytes; }
   [[nodiscard]] int layer() const { return layer_; }  ///< index in the model
   [[nodiscard]] int sliding_window() const { return sliding_window_; }
   [[nodiscard]] models::LogitRule logit_rule() const { return {geometry_.attention_scale, geometry_.logit_softcap}; }
@@ -61,6 +65,7 @@ class LayerData {
   int layer_;
   int sliding_window_;
   traces::LayerTensors tensors_;
+  LayerSide side_;
 };
 
 }  // namespace evictsim::sim

@@ -1,6 +1,7 @@
 #include "sim/replay/layer_replay.h"
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -9,6 +10,9 @@
 
 #include "sim/replay/decode_run.h"
 #include "sim/replay/evaluation.h"
+#include "sim/replay/future.h"
+#include "sim/replay/most_attended.h"
+#include "sim/replay/oracle.h"
 #include "sim/replay/selection.h"
 #include "traces/error.h"
 
@@ -18,47 +22,34 @@ namespace {
 /// Bytes of output differences held at once: bounds the members of one chain.
 constexpr Index difference_bytes = Index{64} << 20;
 
-using FutureMass = std::vector<std::vector<double>>;  ///< [Hq][prompt_length]
-
-class Future final : public policies::FutureView {
- public:
-  explicit Future(const FutureMass& mass) : mass_(mass) {}
-  [[nodiscard]] std::span<const double> future_mass(int query_head) const override {
-    return mass_[static_cast<std::size_t>(query_head)];
-  }
-
- private:
-  const FutureMass& mass_;
+/// Metrics of several points in one tile that look at the whole future: [member] [B, Hq].
+struct HindsightMetrics {
+  HindsightMetrics(Index members, Index rows, const models::Geometry& geometry)
+      : regret(static_cast<std::size_t>(members), Matrix(rows, geometry.num_query_heads)),
+        oracle_gain(regret),
+        premature_evictions(regret) {}
+  std::vector<Matrix> regret, oracle_gain, premature_evictions;
 };
 
-/// Share of the kept rows that an oracle of the same size keeps too: the rows with the largest future mass.
-double oracle_overlap(const FutureMass& mass, const CacheHead& head, const std::vector<std::int32_t>& kept) {
-  if (kept.empty()) return 1.0;
-  std::vector<double> future(mass[0].size(), 0.0);
-  for (int h = head.first_query_head; h < head.first_query_head + head.query_heads; ++h) {
-    for (std::size_t j = 0; j < future.size(); ++j) future[j] += mass[static_cast<std::size_t>(h)][j];
-  }
-  std::vector<std::int32_t> order(future.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto better = [&](std::int32_t a, std::int32_t b) {
-    const double x = future[static_cast<std::size_t>(a)];
-    const double y = future[static_cast<std::size_t>(b)];
-    return x != y ? x > y : a < b;
-  };
-  std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept.size() - 1), order.end(), better);
-  std::vector<std::uint8_t> best(future.size(), 0);
-  for (std::size_t i = 0; i < kept.size(); ++i) best[static_cast<std::size_t>(order[i])] = 1;
-  const auto common =
-      std::count_if(kept.begin(), kept.end(), [&](std::int32_t j) { return best[static_cast<std::size_t>(j)]; });
-  return static_cast<double>(common) / static_cast<double>(kept.size());
-}
+/// What is counted of one point in one tile; as in LayerBlock.
+struct BlockCounts {
+  std::span<const std::int32_t> resident, evicted;
+  std::span<const policies::StepTraffic> traffic = {};
+  std::span<const std::vector<std::uint8_t>> resident_rows = {};
+  std::int64_t cuts = 0, scored_entries = 0;
+};
 
 /// One layer under all policies. Steps: features and full attention; selection at the prompt; blocks of decode rows.
 class LayerReplay {
  public:
   LayerReplay(const SequenceContext& context, const LayerData& layer, std::size_t slot,
               models::OutputProjection* projection, const LayerSink& sink)
-      : context_(context), layer_(layer), slot_(slot), projection_(projection), sink_(sink) {}
+      : context_(context),
+        layer_(layer),
+        slot_(slot),
+        projection_(projection),
+        sink_(sink),
+        kept_counts_(context.plan.points.size()) {}
 
   void run() {
     const auto rows = layer_.decode_rows();
@@ -92,7 +83,11 @@ class LayerReplay {
                         .rows = tile.rows,
                         .dilution = models::view(tile.dilution.data(), tile.size(), tile.dilution.cols()),
                         .entropy = models::view(tile.entropy.data(), tile.size(), tile.entropy.cols())});
-      for (Selected& selected : selected_) guard(selected.policy, [&] { evaluate(tile, selected); });
+      const MostAttended most_attended(layer_, tile, context_.options.useful_entries);
+      for (auto& oracle : oracles_) {
+        if (oracle) oracle->attend(tile);
+      }
+      for (Selected& selected : selected_) guard(selected.policy, [&] { evaluate(tile, most_attended, selected); });
     }
   }
 
@@ -101,6 +96,7 @@ class LayerReplay {
   struct Selected {
     std::size_t policy = 0;
     policies::Granularity granularity = policies::Granularity::kv_head;
+    const Oracle* oracle = nullptr;
     std::vector<KeptChain> chains;
     std::vector<std::size_t> run_points;
     std::vector<std::unique_ptr<DecodeRun>> runs;
@@ -135,36 +131,39 @@ class LayerReplay {
 
   void select(const ActivePolicy& active) {
     const policies::Policy& policy = context_.plan.policies[active.index];
-    Selected selected{.policy = active.index, .granularity = policy.granularity};
     const LayerCache prompt(layer_, features_, policy.granularity, context_.random);
+    Oracle& oracle = oracle_of(prompt, policy.granularity);
+    Selected selected{.policy = active.index, .granularity = policy.granularity, .oracle = &oracle};
     std::vector<KeptSets> sets;
     std::optional<policies::LayerScores> scores;
-    std::unique_ptr<policies::Scorer> scorer = policy.make_scorer ? policy.make_scorer() : nullptr;
-    const bool walks = cuts_while_decoding(policy);
+    std::optional<CutScorer> scorer;
+    if (!policy.never_cuts()) scorer.emplace(policy, future_);
+    const RunPlan own{.measured = policy.allocator->measure(prompt)};
     for (const std::size_t point : active.points) {
       const policies::Budget& budget = context_.plan.points[point].budget;
-      const policies::CutBudget cut_to = cut_budget(budget, prompt);
-      // Layers with a sliding window are left alone, as engines do; they hold what their window sees.
-      const bool leave = policy.never_cuts() || budget.unlimited() || layer_.sliding_window() > 0;
-      if (walks && !leave) {
-        auto run = std::make_unique<DecodeRun>(policy, budget, layer_, features_, context_.random);
-        report_cut(point, run->cache(), run->prompt_kept(), run->prompt_scores());
+      const bool leave = stays_whole(policy, budget, layer_);
+      const auto pooled = context_.plans.find(point);
+      const RunPlan& plan = pooled == context_.plans.end() ? own : pooled->second[slot_];
+      if (!leave && (cuts_while_decoding(policy) || policy.places())) {
+        auto run = std::make_unique<DecodeRun>(policy, budget, layer_, features_, context_.random, future_, plan);
+        run->begin();
+        report_cut(point, oracle, run->scored_entries(), run->prompt_kept(), run->prompt_scores(), run->stored());
         selected.run_points.push_back(point);
         selected.runs.push_back(std::move(run));
         continue;
       }
+      const policies::CutBudget cut_to = cut_budget(budget, prompt);
       std::vector<std::vector<std::int32_t>> kept = everything(prompt);
-      const bool due =
-          !leave &&
-          policy.schedule->due(
-              {.decoded = 0, .row = prompt.seen() - 1, .resident = prompt.longest(), .entries = cut_to.entries});
-      if (due && (!scores || (scorer && scorer->depends_on_budget()))) {
-        scores = policy.is_oracle() ? score_cache(policy, *policy.make_oracle(), prompt, Future(mass_))
-                                    : score_cache(policy, *scorer, prompt, cut_to);
+      const bool due = !leave && policy.schedule->due(schedule_state(prompt, budget));
+      if (due && (!scores || scorer->depends_on_budget())) scores = scorer->score(prompt, cut_to);
+      const bool cuts = due && (cut_to.entries < prompt.longest() || policy.allocator->ignores_budget() || plan.cuts);
+      if (cuts) {
+        kept = choose(policy, prompt, *scores, cut_to,
+                      {.measured = plan.measured, .planned = plan.cuts ? &plan.cuts->front().counts : nullptr});
       }
-      if (due && cut_to.entries < prompt.longest()) kept = choose(policy, prompt, *scores, cut_to);
-      report_cut(point, prompt, kept,
-                 due && context_.options.with_scores ? scores_for_dump(*scores) : std::vector<std::vector<float>>{});
+      report_cut(point, oracle, cuts ? prompt.heads() * layer_.prompt_length() : 0, kept,
+                 due && context_.options.with_scores ? scores_for_dump(*scores) : std::vector<std::vector<float>>{},
+                 std::nullopt);
       sets.push_back({.point = point, .kept = std::move(kept)});
     }
     selected.chains = build_chains(std::move(sets), layer_.prompt_length(), static_cast<std::size_t>(most_members()));
@@ -180,53 +179,110 @@ class LayerReplay {
     return {static_cast<std::size_t>(prompt.heads()), rows};
   }
 
-  void report_cut(std::size_t point, const LayerCache& cache, const std::vector<std::vector<std::int32_t>>& kept,
-                  std::vector<std::vector<float>> scores) const {
-    PromptCut cut{.point = point, .layer = slot_, .cache_heads = cache.heads(), .kept = kept};
+  /// Made with the first policy of each granularity.
+  Oracle& oracle_of(const LayerCache& prompt, policies::Granularity granularity) {
+    std::optional<Oracle>& oracle = oracles_[static_cast<std::size_t>(granularity == policies::Granularity::kv_head)];
+    if (!oracle) {
+      std::vector<CacheHead> heads;
+      for (int head = 0; head < prompt.heads(); ++head) heads.push_back(prompt.cache_head(head));
+      oracle.emplace(layer_, std::move(heads), mass_, everything(prompt).front());
+    }
+    return *oracle;
+  }
+
+  void report_cut(std::size_t point, Oracle& oracle, std::int64_t scored_entries,
+                  const std::vector<std::vector<std::int32_t>>& kept, std::vector<std::vector<float>> scores,
+                  const std::optional<policies::TierBytes>& stored) {
+    PromptCut cut{.point = point,
+                  .layer = slot_,
+                  .cache_heads = static_cast<int>(kept.size()),
+                  .kept = kept,
+                  .scored_entries = scored_entries};
+    cut.stored = stored;
     if (context_.options.with_scores) cut.scores = std::move(scores);
     if (!layer_.decode_rows().empty()) {
-      for (int head = 0; head < cache.heads(); ++head) {
-        cut.oracle_overlap.push_back(
-            oracle_overlap(mass_, cache.cache_head(head), kept[static_cast<std::size_t>(head)]));
+      std::vector<std::size_t>& counts = kept_counts_[point];
+      for (std::size_t head = 0; head < kept.size(); ++head) {
+        cut.oracle_overlap.push_back(oracle.overlap(head, kept[head]));
+        counts.push_back(kept[head].size());
+        oracle.expect(head, counts.back());
       }
     }
     sink_.prompt_cut(std::move(cut));
   }
 
-  void evaluate(const Tile& tile, Selected& selected) {
+  void evaluate(const Tile& tile, const MostAttended& most_attended, Selected& selected) {
     const LayerCache heads(layer_, features_, selected.granularity, context_.random);
     for (const KeptChain& chain : selected.chains) {
       const auto members = static_cast<Index>(chain.points.size());
       BlockMetrics metrics(members, tile.size(), layer_.geometry());
+      HindsightMetrics hindsight(members, tile.size(), layer_.geometry());
       tbb::parallel_for(0, heads.heads(), [&](int head) {
-        evaluate_chain(layer_, tile, chain, static_cast<std::size_t>(head), heads.cache_head(head), metrics);
+        const auto place = static_cast<std::size_t>(head);
+        evaluate_chain(layer_, tile, chain, place, heads.cache_head(head), metrics);
+        most_attended.evicted_from_chain(chain.level[place], heads.cache_head(head), hindsight.premature_evictions);
+        for (std::size_t member = 0; member < chain.points.size(); ++member) {
+          selected.oracle->compare(place, kept_counts_[chain.points[member]][place], metrics.retained_mass[member],
+                                   hindsight.regret[member], hindsight.oracle_gain[member]);
+        }
       });
       const std::vector<double> error_squared = errors_behind_w_o(tile, metrics);
       for (Index member = 0; member < members; ++member) {
         const std::vector<std::int32_t> resident = resident_counts(tile, chain, member);
         const std::vector<std::int32_t> evicted(resident.size(), 0);
-        report_block(tile, chain.points[static_cast<std::size_t>(member)], metrics, member, error_squared, resident,
-                     evicted, {});
+        report_block(tile, chain.points[static_cast<std::size_t>(member)], metrics, hindsight, member, error_squared,
+                     {.resident = resident, .evicted = evicted});
       }
     }
     const auto together = static_cast<std::size_t>(most_members());
     for (std::size_t first = 0; first < selected.runs.size(); first += together) {
       const std::size_t members = std::min(together, selected.runs.size() - first);
       BlockMetrics metrics(static_cast<Index>(members), tile.size(), layer_.geometry());
+      HindsightMetrics hindsight(static_cast<Index>(members), tile.size(), layer_.geometry());
+      std::vector<BlockCounts> counts(members);
       for (std::size_t member = 0; member < members; ++member) {
         check_stop();
         DecodeRun& run = *selected.runs[first + member];
-        run.advance(tile, context_.options.with_resident);
-        tbb::parallel_for(0, heads.heads(), [&](int head) {
-          evaluate_resident(layer_, tile, run.cache().last_row(head), heads.cache_head(head),
+        const std::int64_t cuts = run.cuts();
+        const std::int64_t scored_entries = run.scored_entries();
+        const auto each_head = [&](const auto& task) { tbb::parallel_for(0, heads.heads(), task); };
+        const DecodeRun::PlacedHook placed = [&](Index r, const PlacedRow& row) {
+          each_head([&](int head) {
+            evaluate_placed(layer_, tile, r, row, static_cast<std::size_t>(head), heads.cache_head(head),
                             static_cast<Index>(member), metrics);
+          });
+        };
+        run.advance(tile, context_.options.with_resident, placed);
+        counts[member] = {.resident = run.resident(),
+                          .evicted = run.evicted(),
+                          .traffic = run.traffic(),
+                          .resident_rows = run.resident_rows(),
+                          .cuts = run.cuts() - cuts,
+                          .scored_entries = run.scored_entries() - scored_entries};
+        each_head([&](int head) {
+          const auto place = static_cast<std::size_t>(head);
+          const CacheHead cache_head = heads.cache_head(head);
+          const std::span<const std::int32_t> last_row = run.cache().last_row(head);
+          most_attended.evicted_by_row(tile, last_row, cache_head, hindsight.premature_evictions[member]);
+          selected.oracle->compare(tile, place, run.prompt_kept()[place], hindsight.regret[member],
+                                   hindsight.oracle_gain[member]);
         });
       }
+      // One query head for all members before the next: what it attends to stays in the processor's cache.
+      tbb::parallel_for(0, layer_.geometry().num_query_heads, [&](int query_head) {
+        const CacheHead head{layer_.geometry().kv_head_of(query_head), query_head, 1};
+        for (std::size_t member = 0; member < members; ++member) {
+          const DecodeRun& run = *selected.runs[first + member];
+          if (run.places()) continue;
+          const LayerCache& cache = run.cache();
+          evaluate_resident(layer_, tile, cache.last_row(cache.head_of(query_head)), head, static_cast<Index>(member),
+                            metrics);
+        }
+      });
       const std::vector<double> error_squared = errors_behind_w_o(tile, metrics);
       for (std::size_t member = 0; member < members; ++member) {
-        const DecodeRun& run = *selected.runs[first + member];
-        report_block(tile, selected.run_points[first + member], metrics, static_cast<Index>(member), error_squared,
-                     run.resident(), run.evicted(), run.resident_rows());
+        report_block(tile, selected.run_points[first + member], metrics, hindsight, static_cast<Index>(member),
+                     error_squared, counts[member]);
       }
     }
   }
@@ -271,10 +327,8 @@ class LayerReplay {
     return counts;
   }
 
-  void report_block(const Tile& tile, std::size_t point, const BlockMetrics& metrics, Index member,
-                    std::span<const double> error_squared, std::span<const std::int32_t> resident,
-                    std::span<const std::int32_t> evicted,
-                    std::span<const std::vector<std::uint8_t>> resident_rows) const {
+  void report_block(const Tile& tile, std::size_t point, const BlockMetrics& metrics, const HindsightMetrics& hindsight,
+                    Index member, std::span<const double> error_squared, const BlockCounts& counts) const {
     const auto at = static_cast<std::size_t>(member);
     const auto whole = [&](const Matrix& matrix) { return models::view(matrix.data(), matrix.rows(), matrix.cols()); };
     LayerBlock block{.point = point,
@@ -284,11 +338,17 @@ class LayerReplay {
                      .output_error = whole(metrics.output_error[at]),
                      .dilution = whole(metrics.dilution[at]),
                      .entropy = whole(metrics.entropy[at]),
+                     .regret = whole(hindsight.regret[at]),
+                     .oracle_gain = whole(hindsight.oracle_gain[at]),
+                     .premature_evictions = whole(hindsight.premature_evictions[at]),
                      .error_squared = {},
                      .output_squared = {},
-                     .resident = resident,
-                     .evicted = evicted,
-                     .resident_rows = resident_rows};
+                     .resident = counts.resident,
+                     .evicted = counts.evicted,
+                     .cuts = counts.cuts,
+                     .scored_entries = counts.scored_entries,
+                     .traffic = counts.traffic,
+                     .resident_rows = counts.resident_rows};
     if (!error_squared.empty()) {
       block.error_squared = error_squared.subspan(at * tile.rows.size(), tile.rows.size());
       block.output_squared = tile.output_squared;
@@ -303,6 +363,9 @@ class LayerReplay {
   const LayerSink& sink_;
   PromptFeatures features_;
   FutureMass mass_;
+  Future future_{layer_, mass_};
+  std::array<std::optional<Oracle>, 2> oracles_;       ///< by granularity
+  std::vector<std::vector<std::size_t>> kept_counts_;  ///< [point][cache head] prompt entries after the prompt's cut
   std::vector<Selected> selected_;
   std::vector<std::size_t> failed_;
 };

@@ -4,10 +4,12 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "models/projection.h"
+#include "sim/replay/decode_run.h"
 #include "sim/replay/kept_chain.h"
 #include "sim/replay/layer_cache.h"
 #include "sim/replay/layer_data.h"
@@ -31,6 +33,9 @@ struct ActivePolicy {
   std::vector<std::size_t> points;  ///< of this policy, indices into ReplayPlan::points
 };
 
+/// What was decided over all layers for the points that need it: [point][slot].
+using ModelPlans = std::map<std::size_t, std::vector<RunPlan>>;
+
 /// Everything that stays the same over the layers of a sequence.
 struct SequenceContext {
   const ReplayPlan& plan;
@@ -39,6 +44,7 @@ struct SequenceContext {
   policies::Needs needs;  ///< union over `policies`
   RandomKey random;
   const std::atomic<bool>& stop;
+  ModelPlans plans = {};
 };
 
 /// Runs one layer; `slot` is its index in SequenceStart::layers. `projection` may be null. Throws Error(interrupted).

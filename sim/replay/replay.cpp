@@ -1,6 +1,7 @@
 #include "sim/replay/replay.h"
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -14,7 +15,9 @@
 #include "models/projection.h"
 #include "models/rope.h"
 #include "sim/replay/layer_replay.h"
+#include "sim/replay/model_selection.h"
 #include "sim/replay/selection.h"
+#include "sim/replay/side_data.h"
 #include "traces/error.h"
 
 namespace evictsim::sim {
@@ -109,6 +112,7 @@ class SequenceReplay {
 
   void run() {
     const LayerSink sink = locked_sink();
+    select_model_wide(sink);
     std::size_t done = 0;
     tbb::parallel_for(
         tbb::blocked_range<std::size_t>(0, layers_.size(), 1),
@@ -155,7 +159,8 @@ class SequenceReplay {
 
     for (std::size_t index = 0; index < context_.plan.policies.size(); ++index) {
       const policies::Needs needs = needs_of(context_.plan.policies[index]);
-      const std::string lacks = missing(needs, query_rows, info);
+      std::string lacks = missing_side(reader_, sequence_, start.layers, needs);
+      if (lacks.empty()) lacks = missing(needs, query_rows, info);
       if (!lacks.empty()) {
         if (!context_.options.skip_missing_needs) {
           throw Error(ErrorCode::missing_need, lacks,
@@ -172,6 +177,7 @@ class SequenceReplay {
       context_.needs = context_.needs.with(needs);
       context_.policies.push_back(std::move(active));
     }
+    side_ = read_sequence_side(reader_, sequence_, context_.needs);
   }
 
   /// Why the layers do not hold what a policy needs; names the dataset and the layers that do hold it.
@@ -198,12 +204,32 @@ class SequenceReplay {
     return why;
   }
 
+  /// Splits budgets over all layers, for the policies that ask for it; those that fail take no part in what follows.
+  void select_model_wide(const LayerSink& sink) {
+    const auto load = [this](std::size_t slot) {
+      const int layer = geometry_.layers[layers_[slot]];
+      traces::LayerTensors tensors;
+      reader_.read_layer(sequence_, layer, tensors);
+      return std::make_unique<LayerData>(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot],
+                                         std::move(tensors),
+                                         read_layer_side(reader_, sequence_, layer, context_.needs, side_));
+    };
+    const auto failed = [&](std::size_t policy, const std::string& why) {
+      sink.failed(policy, why);
+      const std::scoped_lock lock(mutex_);
+      failed_.insert(policy);
+    };
+    context_.plans = plan_model_wide(context_, layers_.size(), load, failed);
+    std::erase_if(context_.policies, [&](const ActivePolicy& active) { return failed_.contains(active.index); });
+  }
+
   void run_layer(std::size_t slot, const LayerSink& sink) {
     if (context_.stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
     const int layer = geometry_.layers[layers_[slot]];
     traces::LayerTensors tensors = spare_.take();
     reader_.read_layer(sequence_, layer, tensors);
-    LayerData data(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot], std::move(tensors));
+    LayerData data(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot], std::move(tensors),
+                   read_layer_side(reader_, sequence_, layer, context_.needs, side_));
     std::optional<models::OutputProjection> projection = read_projection(reader_, layer);
     replay_layer(context_, data, slot, projection ? &*projection : nullptr, sink);
     spare_.give_back(std::move(data).tensors());
@@ -240,6 +266,8 @@ class SequenceReplay {
   ReplayObserver& observer_;
   SpareTensors& spare_;
   SequenceContext context_;
+  SequenceSide side_;
+  std::set<std::size_t> failed_;
   std::mutex mutex_;
 };
 

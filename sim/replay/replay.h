@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,10 +38,12 @@ struct ReplayPlan {
 };
 
 struct ReplayOptions {
-  int threads = 0;             ///< 0: all cores; results do not depend on it
-  std::uint64_t seed = 0;      ///< of policies that draw random numbers
-  std::vector<int> layers;     ///< captured layers to replay (indices in the model); empty: all
-  int useful_entries = 32;     ///< m of the dilution's useful set where a sequence has no evidence spans
+  int threads = 0;          ///< 0: all cores; results do not depend on it
+  std::uint64_t seed = 0;   ///< of policies that draw random numbers
+  std::vector<int> layers;  ///< captured layers to replay (indices in the model); empty: all
+  /// m: entries of the dilution's useful set where a sequence has no evidence spans, and entries attended most that
+  /// `premature_evictions` looks at.
+  int useful_entries = 32;
   bool with_scores = false;    ///< fill PromptCut::scores
   bool with_resident = false;  ///< fill LayerBlock::resident_rows
   /// A policy whose needs the trace lacks: throw Error(missing_need), or report it skipped and go on.
@@ -69,7 +72,10 @@ struct PromptCut {
   int cache_heads = 0;    ///< KV heads, or query heads for policies that keep one cache per query head
   std::vector<std::vector<std::int32_t>> kept;  ///< [cache head] prompt rows resident, ascending
   std::vector<std::vector<float>> scores;       ///< [cache head][prompt_length], NaN = no score; empty unless asked for
+  /// Bytes at rest over all heads after the cut; policies with a placement only.
+  std::optional<policies::TierBytes> stored;
   std::vector<double> oracle_overlap;  ///< [cache head] share of kept rows that the future-mass oracle keeps too
+  std::int64_t scored_entries = 0;     ///< entries scored for this cut, over cache heads; 0 where nothing is cut
 };
 
 /// What the full cache does in a block of rows of one layer; the same for every point.
@@ -84,15 +90,24 @@ struct FullBlock {
 struct LayerBlock {
   std::size_t point = 0;
   std::size_t layer = 0;
-  std::span<const std::int32_t> rows;      ///< [B] token rows
-  models::MatrixView retained_mass;        ///< [B, Hq] full-softmax mass of the resident entries
-  models::MatrixView output_error;         ///< [B, Hq] |o' - o| / |o|
-  models::MatrixView dilution;             ///< [B, Hq] after renormalisation over what is resident; NaN as in FullBlock
-  models::MatrixView entropy;              ///< [B, Hq] nats, of the renormalised attention
+  std::span<const std::int32_t> rows;  ///< [B] token rows
+  models::MatrixView retained_mass;    ///< [B, Hq] full-softmax mass of the resident entries
+  models::MatrixView output_error;     ///< [B, Hq] |o' - o| / |o|
+  models::MatrixView dilution;         ///< [B, Hq] after renormalisation over what is resident; NaN as in FullBlock
+  models::MatrixView entropy;          ///< [B, Hq] nats, of the renormalised attention
+  /// [B, Hq] full attention on the prompt entries that an oracle keeps minus that on those which the policy's cut after
+  /// the prompt keeps, as many in every cache head.
+  models::MatrixView regret;
+  models::MatrixView oracle_gain;  ///< [B, Hq] the same of a random cut in expectation: what can be regretted
+  /// [B, Hq] share of the `useful_entries` entries attended most with the full cache that had been evicted by then.
+  models::MatrixView premature_evictions;
   std::span<const double> error_squared;   ///< [B] |y' - y|^2 behind W_O; empty without w_o
   std::span<const double> output_squared;  ///< [B] |y|^2; empty without w_o
   std::span<const std::int32_t> resident;  ///< [B * cache heads] entries attended by each row, decode rows included
   std::span<const std::int32_t> evicted;   ///< [B * cache heads] entries cut after each row
+  /// Cuts made since the last block (or the prompt), and entries scored for them over cache heads.
+  std::int64_t cuts = 0, scored_entries = 0;
+  std::span<const policies::StepTraffic> traffic;  ///< [B]; empty without a placement
   /// [cache head] matrices [B, length] of 0 and 1: resident after the row attended and its cut; empty unless asked for
   /// and for policies that do not cut while decoding.
   std::span<const std::vector<std::uint8_t>> resident_rows;

@@ -70,7 +70,7 @@ Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool 
                const models::OutputProjection* projection) {
   const models::Geometry& geometry = layer.geometry();
   const int group = geometry.group_size();
-  const int dim = geometry.head_dim;
+  const Index dim = geometry.head_dim;
   Tile tile;
   tile.rows = rows;
   tile.entries = rows.back() + 1;
@@ -109,10 +109,22 @@ void add_future_mass(const LayerData& layer, const Tile& tile, std::vector<std::
     for (Index j = 0; j < layer.prompt_length(); ++j) {
       for (int g = 0; g < group; ++g) {
         mass[static_cast<std::size_t>(kv_head * group + g)][static_cast<std::size_t>(j)] +=
-            probability.row(j).segment(g * count, count).cast<double>().sum();
+            models::sum_in_double(&probability(j, g * count), count);
       }
     }
   }
+}
+
+std::vector<std::vector<double>> future_mass_of(const LayerData& layer) {
+  std::vector<std::vector<double>> mass(static_cast<std::size_t>(layer.geometry().num_query_heads),
+                                        std::vector<double>(static_cast<std::size_t>(layer.prompt_length()), 0.0));
+  const auto rows = layer.decode_rows();
+  const auto block = static_cast<std::size_t>(tile_rows(layer));
+  for (std::size_t first = 0; first < rows.size(); first += block) {
+    add_future_mass(layer, make_tile(layer, rows.subspan(first, std::min(block, rows.size() - first)), false, nullptr),
+                    mass);
+  }
+  return mass;
 }
 
 void find_useful_sets(const LayerData& layer, const std::vector<std::vector<double>>& mass, Index decode_rows,

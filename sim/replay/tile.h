@@ -59,6 +59,9 @@ Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool 
 /// Adds the tile's attention on prompt entries to `mass` [Hq][prompt_length], row after row.
 void add_future_mass(const LayerData& layer, const Tile& tile, std::vector<std::vector<double>>& mass);
 
+/// The same over all decode rows of a layer, tile by tile: [Hq][prompt_length].
+std::vector<std::vector<double>> future_mass_of(const LayerData& layer);
+
 /// Fills `useful` and `dilution`: evidence spans where the sequence has them, else the `count` prompt entries with the
 /// largest `mass` outside the row at hand (docs/metrics.md). No set, and NaN, where neither exists.
 void find_useful_sets(const LayerData& layer, const std::vector<std::vector<double>>& mass, Index decode_rows,

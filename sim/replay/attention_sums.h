@@ -1,0 +1,49 @@
+#pragma once
+/// \file
+/// Sums over the entries of a cache that attention's output, mass and entropy are made of.
+
+#include <vector>
+
+#include "models/matrix.h"
+
+namespace evictsim::sim {
+
+using models::Index;
+using models::Matrix;
+
+/// Sums over a set of entries, per column (a query) of a tile.
+struct AttentionTotals {
+  Matrix output;                ///< [>= C, >= d] sum of p v
+  Eigen::RowVectorXd mass;      ///< [C] sum of p
+  Eigen::RowVectorXd surprise;  ///< [C] sum of p ln p
+
+  /// Entropy of p / mass in a column, nats.
+  [[nodiscard]] double renormalised_entropy(Index column) const;
+};
+
+/// Takes entries one by one. A column's sums depend on the order of the entries, not on the other columns.
+class AttentionSums {
+ public:
+  AttentionSums(Index columns, Index dim);
+
+  /// Adds an entry: `probability` [C], `surprise` [C] (p ln p) and `value` [d].
+  void add(const float* probability, const float* surprise, const float* value);
+  /// The sums so far.
+  const AttentionTotals& totals();
+
+ private:
+  void add_outputs();
+  void add_to_mass();
+
+  Index columns_, dim_;
+  AttentionTotals totals_;
+  // Entries not yet in `totals_.output`, in the order that the product reads.
+  Index waiting_ = 0;
+  Eigen::VectorXf probability_;  ///< [column block][entry][models::block_rows]
+  Eigen::VectorXf value_;        ///< [dim block][entry][models::block_columns]
+  // A few rows are added in float first, which costs no digits that a probability has and spares most conversions.
+  Index added_ = 0;
+  Eigen::RowVectorXf mass_, surprise_;
+};
+
+}  // namespace evictsim::sim

@@ -1,0 +1,132 @@
+#include "sim/replay/placed_layer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "traces/error.h"
+
+namespace evictsim::sim {
+namespace {
+
+Error broken(const LayerCache& hot, int query_head, const std::string& what) {
+  return {ErrorCode::policy_failure,
+          "a placement must name rows seen, ascending, the newest among them; layer " + std::to_string(hot.layer()) +
+              ", query head " + std::to_string(query_head),
+          {.parameter = "attended", .value = what}};
+}
+
+}  // namespace
+
+PlacedLayer::PlacedLayer(const LayerData& layer, const LayerCache& hot, policies::CutBudget budget)
+    : layer_(layer), hot_(hot), budget_(budget), cold_(static_cast<std::size_t>(hot.heads())) {
+  refresh();
+}
+
+void PlacedLayer::refresh() {
+  for (int head = 0; head < hot_.heads(); ++head) {
+    std::vector<std::int32_t>& cold = cold_[static_cast<std::size_t>(head)];
+    cold.clear();
+    const auto hot = hot_.entries(head);
+    auto next = hot.begin();
+    for (std::int32_t row = 0; row < static_cast<std::int32_t>(hot_.seen()); ++row) {
+      if (next != hot.end() && *next == row) {
+        ++next;
+      } else {
+        cold.push_back(row);
+      }
+    }
+  }
+}
+
+std::span<const float> PlacedLayer::query(int query_head) const {
+  const Index place = layer_.query_place(hot_.seen() - 1);
+  if (place < 0) {
+    throw Error(ErrorCode::policy_failure, "the newest row has no query",
+                {.parameter = "row", .value = std::to_string(hot_.seen() - 1)});
+  }
+  const MatrixView queries = layer_.queries(query_head);
+  return {queries.row(place).data(), static_cast<std::size_t>(queries.cols())};
+}
+
+PlacedRow attend_placed(policies::Placement& placement, const PlacedLayer& layer, const LayerCache& hot) {
+  PlacedRow placed;
+  const int query_heads = hot.geometry().num_query_heads;
+  for (int query_head = 0; query_head < query_heads; ++query_head) {
+    const auto entries = hot.entries(hot.head_of(query_head));
+    placed.attended.rows.emplace_back(entries.begin(), entries.end());
+  }
+  placement.attend(layer, placed.attended);
+  if (std::ssize(placed.attended.rows) != query_heads) throw broken(hot, 0, "another number of query heads");
+  for (int query_head = 0; query_head < query_heads; ++query_head) {
+    const auto& rows = placed.attended.rows[static_cast<std::size_t>(query_head)];
+    if (rows.empty() || rows.back() != hot.seen() - 1) throw broken(hot, query_head, "the newest row is missing");
+    if (rows.front() < 0 || std::adjacent_find(rows.begin(), rows.end(), std::greater_equal<>()) != rows.end()) {
+      throw broken(hot, query_head, "rows out of order");
+    }
+  }
+  for (int head = 0; head < hot.heads(); ++head) {
+    placed.keys.push_back(placement.attended_keys(layer, head));
+    placed.values.push_back(placement.attended_values(layer, head));
+    if (placed.keys.back().rows() < hot.seen() || placed.values.back().rows() < hot.seen()) {
+      throw broken(hot, hot.query_heads(head).first, "keys or values of too few rows");
+    }
+  }
+  return placed;
+}
+
+void evaluate_placed(const LayerData& layer, const Tile& tile, Index r, const PlacedRow& placed, std::size_t cache_head,
+                     const CacheHead& head, Index member, BlockMetrics& out) {
+  const auto& columns = tile.heads[static_cast<std::size_t>(head.kv_head)];
+  const Index begin = first_column(layer, tile, head);
+  const Index dim = layer.geometry().head_dim;
+  const auto at = static_cast<std::size_t>(member);
+  const MatrixView& keys = placed.keys[cache_head];
+  const MatrixView& values = placed.values[cache_head];
+  const Index place = layer.query_place(tile.rows[static_cast<std::size_t>(r)]);
+  std::vector<double> weights;
+  for (int g = 0; g < head.query_heads; ++g) {
+    const int query_head = head.first_query_head + g;
+    const auto& rows = placed.attended.rows[static_cast<std::size_t>(query_head)];
+    const auto query = layer.queries(query_head).row(place);
+    weights.resize(rows.size());
+    double largest = -std::numeric_limits<double>::infinity();
+    double mass = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      weights[i] = layer.logit_rule().logit(static_cast<double>(keys.row(rows[i]).dot(query)));
+      largest = std::max(largest, weights[i]);
+      mass += static_cast<double>(columns.probability(rows[i], begin + g * tile.size() + r));
+    }
+    double sum = 0;
+    for (double& weight : weights) sum += weight = std::exp(weight - largest);
+    Eigen::RowVectorXd output = Eigen::RowVectorXd::Zero(dim);
+    double entropy = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      weights[i] /= sum;
+      if (weights[i] <= 0) continue;
+      entropy -= weights[i] * std::log(weights[i]);
+      output += weights[i] * values.row(rows[i]).cast<double>();
+    }
+    double useful_share = 0;
+    for (const UsefulSets::Entry& useful : tile.useful.at(query_head, r)) {
+      const auto found = std::lower_bound(rows.begin(), rows.end(), useful.row);
+      if (found != rows.end() && *found == useful.row) {
+        useful_share += weights[static_cast<std::size_t>(found - rows.begin())];
+      }
+    }
+    const Eigen::RowVectorXf full = tile.output.block(r, query_head * dim, 1, dim);
+    const Eigen::RowVectorXf difference = (output - full.cast<double>()).cast<float>();
+    out.difference.block(member * tile.size() + r, query_head * dim, 1, dim) = difference;
+    const double full_norm = full.cast<double>().norm();
+    const double error = difference.cast<double>().norm();
+    out.retained_mass[at](r, query_head) = static_cast<float>(std::min(mass, 1.0));
+    out.output_error[at](r, query_head) =
+        static_cast<float>(full_norm > 0 ? error / full_norm : (error > 0 ? 1.0 : 0.0));
+    out.entropy[at](r, query_head) = static_cast<float>(std::max(0.0, entropy));
+    out.dilution[at](r, query_head) = tile.useful.at(query_head, r).empty() ? std::numeric_limits<float>::quiet_NaN()
+                                                                            : static_cast<float>(1.0 - useful_share);
+  }
+}
+
+}  // namespace evictsim::sim
