@@ -98,7 +98,7 @@ void output_curve(benchmark::State& state) {
                       sim::evaluate_chain(layer, tile, chain, 0, {0, 0, group}, metrics);
                     }));
   }
-  report(state, 2.0 * entries * rows * group * dim, best, bench::sgemm_flops(rows * group, dim, entries));
+  report(state, 2.0 * entries * rows * group * dim, best, bench::sgemm_flops(Index{rows} * group, dim, entries));
 }
 
 /// |W_O x| of eight budgets' differences.

@@ -33,9 +33,8 @@ TraceShape shape_8b(int tokens, int layers) {
 
 std::filesystem::path write_random_trace(const TraceShape& shape) {
   static int count = 0;
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() /
-      ("evictsim-bench-" + std::to_string(getpid()) + "-" + std::to_string(count++) + ".h5");
+  std::filesystem::path path = std::filesystem::temp_directory_path() /
+                               ("evictsim-bench-" + std::to_string(getpid()) + "-" + std::to_string(count++) + ".h5");
   traces::Header header{.model = "random", .engine = "bench", .engine_version = "1", .created = "2026-01-01T00:00:00Z"};
   header.num_layers = shape.layers;
   header.num_query_heads = shape.query_heads;

@@ -37,7 +37,7 @@ CapturePlan exact_plan(const fs::path& model) {
 }
 
 fs::path default_model() {
-  const fs::path path = scratch("tiny.gguf");
+  fs::path path = scratch("tiny.gguf");
   static const TinyWeights weights = write_tiny_model(path, {});
   return path;
 }

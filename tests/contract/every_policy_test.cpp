@@ -15,9 +15,10 @@ namespace {
 using namespace evictsim;
 using namespace evictsim::test;
 
-/// Every registered policy, and once more for every value of every parameter that is a choice.
+/// Every registered policy, and once more for every value of every parameter that is a choice; two formulas.
 std::vector<policies::Policy> every_policy() {
-  std::vector<std::string> texts;
+  std::vector<std::string> texts = {"score: mean(attention, window=32) * norm(v) ^ 0.5",
+                                    "formula(expression='zscore(sum(attention)) - rank(age)',schedule=every(steps=2))"};
   for (const policies::Part* part : policies::registered_parts()) {
     if (!part->is_policy) continue;
     texts.push_back(part->name);
@@ -28,11 +29,29 @@ std::vector<policies::Policy> every_policy() {
     }
   }
   std::vector<policies::Policy> policies;
-  for (const std::string& text : texts) policies.push_back(policies::parse_policy(text));
+  for (const std::string& text : texts) {
+    // Policies that need a file run in tests/unit/policies_learned_test.cpp and tests/golden.
+    policies::Policy policy = policies::parse_policy(text);
+    if (policy.needs.parameters.empty()) policies.push_back(std::move(policy));
+  }
   return policies;
 }
 
-bool walks(const policies::Policy& policy) { return policy.make_scorer && policy.schedule->cuts_while_decoding(); }
+bool walks(const policies::Policy& policy) { return !policy.never_cuts() && policy.schedule->cuts_while_decoding(); }
+
+/// Whether the policy keeps what its own parameters say, whatever the budget.
+bool ignores_budget(const policies::Policy& policy) {
+  return !policy.never_cuts() && policy.allocator->ignores_budget();
+}
+
+/// Policies that keep more than the budget by their authors' definition.
+bool exceeds_budget(const policies::Policy& policy) {
+  const auto is = [&](const char* name) { return policy.name.starts_with(name); };
+  return is("epikv")                                           // the prompt is never evicted
+         || policy.name == "lava(floor_mode=as_code)"          // up to alpha * window entries per head on top
+         || is("foresightkv_oracle") || is("golden_eviction")  // the newest block is exempt
+         || is("chunkkv");                                     // whole chunks, one at least
+}
 
 /// Long enough for every default window and lag to leave something to choose; a few decode rows.
 TraceShape usual() {
@@ -75,6 +94,7 @@ void check_prompt_cuts(const sim::ReplayPlan& plan, const ReplayCollector& resul
       CHECK(kept_entries == heads * prompt);
       continue;
     }
+    if (ignores_budget(policy) || exceeds_budget(policy)) continue;
     const policies::Budget& budget = plan.points[point].budget;
     const double allowed = budget.in_entries() ? budget.value() : std::max(1.0, prompt * budget.value());
     // Half an entry: allocators that split over layers round every layer's count instead of truncating it.
@@ -90,7 +110,11 @@ void check_prompt_cuts(const sim::ReplayPlan& plan, const ReplayCollector& resul
 void check_residency(const sim::ReplayPlan& plan, const ReplayCollector& results, std::size_t layers) {
   for (std::size_t point = 0; point < plan.points.size(); ++point) {
     const policies::Policy& policy = plan.policies[plan.points[point].policy];
-    if (!walks(policy) || plan.points[point].budget.unlimited()) continue;
+    // A placement may attend what was cut as well (kivi): its own tests hold it to its budget.
+    if (!walks(policy) || policy.places() || ignores_budget(policy) || exceeds_budget(policy) ||
+        plan.points[point].budget.unlimited()) {
+      continue;
+    }
     INFO(label(plan, point));
     const std::int32_t prompt = results.start.prompt_length;
     const auto allowed = plan.points[point].budget.entries(prompt);
@@ -161,14 +185,17 @@ TEST_CASE("the full budget loses nothing") {
   const auto plan = sim::ReplayPlan::of(every_policy(), budgets_of({"1"}));
   const ReplayCollector results = replayed(stored_list(trace), plan);
   require_no_failures(results);
+  const auto promises = [&](std::size_t point) { return !ignores_budget(plan.policies[plan.points[point].policy]); };
   for (const auto& [key, rows] : results.rows) {
     INFO(label(plan, key.first));
+    if (!promises(key.first)) continue;
     CHECK(*std::max_element(rows.output_error.begin(), rows.output_error.end()) == 0.0F);
     CHECK(*std::max_element(rows.error_squared.begin(), rows.error_squared.end()) == 0.0);
     CHECK(*std::min_element(rows.retained_mass.begin(), rows.retained_mass.end()) > 1 - 1e-5F);
     CHECK(*std::max_element(rows.evicted.begin(), rows.evicted.end()) == 0);
   }
   for (const auto& [key, cut] : results.cuts) {
+    if (!promises(key.first)) continue;
     for (const auto& kept : cut.kept) CHECK(kept.size() == 150);
   }
 }
@@ -282,8 +309,7 @@ TEST_CASE("soft cap, and a layer with a sliding window among full ones") {
   const auto plan = sim::ReplayPlan::of(every_policy(), budgets_of({"0.1", "60", "1"}));
   const ReplayCollector results = replayed(stored_list(trace), plan);
   require_no_failures(results);
-  check_prompt_cuts(plan, results, {0});
-  check_prompt_cuts(plan, results, {2});
+  check_prompt_cuts(plan, results, {0, 2});  // together: some policies move entries between layers
   check_finite(plan, results);
   for (std::size_t point = 0; point < plan.points.size(); ++point) {
     INFO(label(plan, point));

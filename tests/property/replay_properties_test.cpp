@@ -40,6 +40,9 @@ double distance(const CollectedRows& a, const CollectedRows& b) {
   compare(a.output_error, b.output_error);
   compare(a.dilution, b.dilution);
   compare(a.entropy, b.entropy);
+  compare(a.regret, b.regret);
+  compare(a.oracle_gain, b.oracle_gain);
+  compare(a.premature_evictions, b.premature_evictions);
   compare(a.error_squared, b.error_squared);
   compare(a.output_squared, b.output_squared);
   return largest;
@@ -74,6 +77,47 @@ TEST_CASE("a larger budget of a policy that ranks once keeps what a smaller one 
     }
   }
   CHECK(compared > 500);
+}
+
+TEST_CASE("no policy keeps more than the oracle of its own counts, and what is attended most leaves only with a cut") {
+  TraceShape shape = shape_of(GENERATE(12U, 13U));
+  shape.sliding_window = {0, 31};
+  const MemoryTrace trace = random_trace(shape);
+  const auto plan = sim::ReplayPlan::of(policies::parse_policies(any), budgets_of(budgets));
+  const ReplayCollector results = replayed(stored_list(trace), plan, {.seed = 5});
+  int with_regret = 0;
+  int with_premature = 0;
+  for (const auto& [key, rows] : results.rows) {
+    const sim::PromptCut& cut = results.cuts.at(key);
+    INFO(plan.policies[plan.points[key.first].policy].name << " at " << plan.points[key.first].budget.text());
+    const std::size_t heads_per_cache = 6 / static_cast<std::size_t>(cut.cache_heads);
+    for (std::size_t head = 0; head < cut.kept.size(); ++head) {
+      double regret = 0;
+      double gain = 0;
+      for (std::size_t at = 0; at < rows.regret.size(); ++at) {
+        if (at % 6 / heads_per_cache != head) continue;
+        regret += static_cast<double>(rows.regret[at]);
+        gain += static_cast<double>(rows.oracle_gain[at]);
+      }
+      // 24 float32 values below 1.
+      CHECK(regret >= -24e-7);
+      CHECK(gain >= -24e-7);
+      CHECK(regret <= 24);
+      if (cut.oracle_overlap[head] == 1.0) CHECK(regret <= 24e-7);
+      with_regret += regret > 0.01;
+    }
+    const auto [least, most] = std::minmax_element(rows.premature_evictions.begin(), rows.premature_evictions.end());
+    CHECK(*least >= 0);
+    CHECK(*most <= 1);
+    with_premature += *most > 0.2F;
+    const bool uncut = plan.points[key.first].budget.unlimited() || key.second == 1;  // all, or a sliding window
+    if (!uncut) continue;
+    CHECK(*most == 0);
+    for (const double overlap : cut.oracle_overlap) CHECK(overlap == 1.0);
+    for (std::size_t at = 0; at < rows.regret.size(); ++at) CHECK((rows.regret[at] == 0 && rows.oracle_gain[at] == 0));
+  }
+  CHECK(with_regret > 100);
+  CHECK(with_premature > 50);
 }
 
 TEST_CASE("the same bits on any number of threads and in every run") {

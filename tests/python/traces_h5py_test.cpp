@@ -1,26 +1,18 @@
 // Do evictsim and h5py read each other's traces?
 #include <catch2/catch.hpp>
-#include <cstdio>
-#include <cstdlib>
 #include <string>
 
+#include "tests/python/python.h"
 #include "tests/support/small_trace.h"
 #include "traces/reader.h"
 #include "traces/verify.h"
 
 using namespace evictsim::traces;
 using namespace evictsim::traces::test;
+using evictsim::test::python;
+using evictsim::test::skip_without_h5py;
 
 namespace {
-
-int python(const std::string& arguments) { return std::system(("/usr/bin/python3 " + arguments).c_str()); }
-
-void skip_without_h5py() {
-  if (python("-c 'import h5py, numpy' 2>/dev/null") == 0) return;
-  std::puts("skipped: /usr/bin/python3 has no h5py (Debian package python3-h5py)");
-  std::fflush(stdout);
-  std::_Exit(77);
-}
 
 const std::string script = EVICTSIM_SOURCE_DIR "/tests/python/traces_h5py.py";
 

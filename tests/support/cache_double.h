@@ -48,8 +48,25 @@ class CacheDouble : public policies::CacheView {
       all_keys.push_back(tensor());
       all_values.push_back(tensor());
     }
-    for (int head = 0; head < shape.query_heads; ++head) all_queries.push_back(1.5F * tensor());
+    for (int head = 0; head < shape.query_heads; ++head) all_queries.emplace_back(1.5F * tensor());
     for (int row = 0; row < shape.length; ++row) rows_.push_back(row);
+    const auto fill = [&](models::Matrix& matrix, Index rows, Index columns) {
+      matrix.resize(rows, columns);
+      for (Index i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
+    };
+    fill(w_o, geometry_.hidden_size, geometry_.hidden_size);
+    fill(input, shape.length, geometry_.hidden_size);
+    second_pass.resize(static_cast<std::size_t>(shape.query_heads));
+    for (models::Matrix& queries : second_pass) fill(queries, 3, shape.head_dim);
+    second_pass_ranges.assign(3, traces::Span{0, shape.prompt});
+    for (const traces::Channel channel : {traces::Channel::step_norm, traces::Channel::cos_final,
+                                          traces::Channel::cos_attention, traces::Channel::residual_norm}) {
+      for (const int index : geometry_.layers) channels[{channel, index}] = random_row(generator);
+    }
+    for (const int column : {0, 1, 2}) channels[{traces::Channel::entropy_top, column}] = random_row(generator);
+    for (const traces::Channel channel : {traces::Channel::entropy, traces::Channel::logprob}) {
+      channels[{channel, 0}] = random_row(generator);
+    }
     resident.assign(static_cast<std::size_t>(heads()), {rows_.begin(), rows_.begin() + shape.prompt});
   }
 
@@ -63,6 +80,13 @@ class CacheDouble : public policies::CacheView {
   std::vector<models::Matrix> all_queries;           ///< [query head] [length, d]
   std::vector<std::vector<std::int32_t>> resident;   ///< [cache head]
   std::map<std::string, std::vector<traces::Span>> ranges;
+  std::map<std::pair<traces::Channel, int>, std::vector<float>>
+      channels;                             ///< by channel and index, [length]; all filled
+  models::Matrix w_o;                       ///< [hidden_size, Hq * d]
+  models::Matrix input;                     ///< [length, hidden_size]
+  std::vector<models::Matrix> second_pass;  ///< [query head] [Ts, d]
+  std::vector<traces::Span> second_pass_ranges;
+  std::vector<models::Matrix> second_pass_own_keys;  ///< [kv head] [Ts, d]; empty: not recorded
 
   [[nodiscard]] const models::Geometry& geometry() const override { return geometry_; }
   [[nodiscard]] const models::Rope& rope() const override { return rope_; }
@@ -79,6 +103,25 @@ class CacheDouble : public policies::CacheView {
   }
   [[nodiscard]] std::span<const std::int32_t> entries(int head) const override {
     return resident[static_cast<std::size_t>(head)];
+  }
+  [[nodiscard]] std::span<const float> channel(traces::Channel channel, int index) const override {
+    return std::span(channels.at({channel, index})).first(static_cast<std::size_t>(seen_));
+  }
+  [[nodiscard]] models::MatrixView output_weights(int query_head) const override {
+    return models::view(w_o.data() + query_head * shape_.head_dim, w_o.rows(), shape_.head_dim, w_o.cols());
+  }
+  [[nodiscard]] models::MatrixView layer_input() const override {
+    return models::view(input.data(), seen_, input.cols());
+  }
+  [[nodiscard]] models::MatrixView second_pass_queries(int query_head) const override {
+    const models::Matrix& queries = second_pass[static_cast<std::size_t>(query_head)];
+    return models::view(queries.data(), queries.rows(), queries.cols());
+  }
+  [[nodiscard]] std::span<const traces::Span> second_pass_chunks() const override { return second_pass_ranges; }
+  [[nodiscard]] models::MatrixView second_pass_keys(int kv_head) const override {
+    if (second_pass_own_keys.empty()) return models::view(nullptr, 0, shape_.head_dim);
+    const models::Matrix& keys = second_pass_own_keys[static_cast<std::size_t>(kv_head)];
+    return models::view(keys.data(), keys.rows(), keys.cols());
   }
   [[nodiscard]] models::MatrixView keys(int head) const override { return gather(all_keys, head, gathered_keys_); }
   [[nodiscard]] models::MatrixView values(int head) const override {
@@ -139,6 +182,12 @@ class CacheDouble : public policies::CacheView {
     for (int pair = 0; pair < head_dim / 2; ++pair) inv_freq.push_back(std::pow(100.0, -2.0 * pair / head_dim));
     return inv_freq;
   }
+  /// [length] between 0 and 1.
+  [[nodiscard]] std::vector<float> random_row(std::mt19937& generator) const {
+    std::vector<float> row;
+    for (int i = 0; i < shape_.length; ++i) row.push_back(static_cast<float>(generator() >> 8) * 0x1p-24F);
+    return row;
+  }
   [[nodiscard]] std::span<const std::int32_t> first_rows() const {
     return {rows_.data(), static_cast<std::size_t>(seen_)};
   }
@@ -158,6 +207,34 @@ class CacheDouble : public policies::CacheView {
   std::vector<std::int32_t> rows_;
   mutable std::map<int, models::Matrix> gathered_keys_, gathered_values_, windows_;
   mutable std::map<int, std::vector<double>> accumulated_;
+};
+
+/// A future made of the rows of a CacheDouble, and of masses given.
+class FutureDouble : public policies::FutureView {
+ public:
+  explicit FutureDouble(const CacheDouble& cache) : cache_(cache) {
+    for (models::Index row = 0; row < length(); ++row) rows_.push_back(static_cast<std::int32_t>(row));
+  }
+  std::vector<std::vector<double>> masses;  ///< [query head] [prompt]
+
+  [[nodiscard]] std::span<const double> future_mass(int query_head) const override {
+    return masses[static_cast<std::size_t>(query_head)];
+  }
+  [[nodiscard]] models::Index length() const override { return cache_.all_keys[0].rows(); }
+  [[nodiscard]] models::MatrixView keys(int kv_head) const override { return whole(cache_.all_keys, kv_head); }
+  [[nodiscard]] models::MatrixView values(int kv_head) const override { return whole(cache_.all_values, kv_head); }
+  [[nodiscard]] std::span<const std::int32_t> query_rows() const override { return rows_; }
+  [[nodiscard]] models::MatrixView queries(int query_head) const override {
+    return whole(cache_.all_queries, query_head);
+  }
+
+ private:
+  static models::MatrixView whole(const std::vector<models::Matrix>& all, int head) {
+    const models::Matrix& matrix = all[static_cast<std::size_t>(head)];
+    return models::view(matrix.data(), matrix.rows(), matrix.cols());
+  }
+  const CacheDouble& cache_;
+  std::vector<std::int32_t> rows_;
 };
 
 /// The step of the last token that a CacheDouble has seen.
@@ -181,6 +258,9 @@ class StepDouble : public policies::StepView {
   [[nodiscard]] int heads() const override { return cache_.heads(); }
   [[nodiscard]] policies::QueryHeads query_heads(int head) const override { return cache_.query_heads(head); }
   [[nodiscard]] std::span<const std::int32_t> entries(int head) const override { return cache_.entries(head); }
+  [[nodiscard]] std::span<const float> channel(traces::Channel channel, int index) const override {
+    return cache_.channel(channel, index);
+  }
   [[nodiscard]] models::Index row() const override { return cache_.seen() - 1; }
   [[nodiscard]] std::span<const float> attention(int query_head) const override {
     return weights_[static_cast<std::size_t>(query_head)];

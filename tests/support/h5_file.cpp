@@ -52,7 +52,20 @@ std::string attribute_text(hid_t attribute) {
 
 }  // namespace
 
-H5File::H5File(const std::string& path) : file_(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT)) {
+namespace {
+
+/// As the library opens files: HDF5 refuses one file opened in two ways at once.
+long open_strong(const std::string& path) {
+  const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+  H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
+  H5Pclose(access);
+  return file;
+}
+
+}  // namespace
+
+H5File::H5File(const std::string& path) : file_(open_strong(path)) {
   if (file_ < 0) throw std::runtime_error("cannot open " + path);
 }
 

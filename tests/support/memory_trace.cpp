@@ -69,7 +69,48 @@ void write_sequence(traces::Writer& writer, const MemoryTrace& trace, const Memo
     tokens[t] = static_cast<float>(t % static_cast<std::size_t>(header.vocab_size));
   }
   writer.write_channel(traces::Channel::token_ids, tokens);
+  for (std::size_t slot = 0; slot < sequence.x.size(); ++slot) writer.append_x(header.layers[slot], sequence.x[slot]);
+  for (const auto& [channel, values] : sequence.channels) writer.write_channel(channel, values);
+  if (!sequence.second_pass_q.empty()) writer.write_second_pass(sequence.second_pass);
+  for (std::size_t slot = 0; slot < sequence.second_pass_q.size(); ++slot) {
+    writer.append_second_pass_q(header.layers[slot], sequence.second_pass_q[slot]);
+  }
   writer.end_sequence();
+}
+
+/// What policies may ask for besides k, v and q. The second pass reads the prompt once more.
+void add_side(const TraceShape& shape, Normal& normal, MemoryTrace& trace) {
+  const auto size = [](int a, int b, int c) { return size_of(a, b, c); };
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    std::vector<float> weight = normal.many(static_cast<std::size_t>(shape.hidden_size), 0.2);
+    for (float& value : weight) value += 1;
+    trace.input_norm.push_back(std::move(weight));
+  }
+  for (MemoryTrace::Sequence& sequence : trace.sequences) {
+    const auto share = [&](std::vector<float> values) {  // between 0 and 1
+      for (float& value : values) value = 1 / (1 + std::exp(-value));
+      return values;
+    };
+    for (int layer = 0; layer < shape.layers; ++layer) {
+      sequence.x.push_back(normal.many(size(shape.length, shape.hidden_size, 1), 1));
+    }
+    for (const traces::Channel channel : {traces::Channel::step_norm, traces::Channel::cos_final,
+                                          traces::Channel::cos_attention, traces::Channel::residual_norm}) {
+      sequence.channels[channel] = share(normal.many(size(shape.layers, shape.length, 1), 1));
+    }
+    sequence.channels[traces::Channel::entropy] = share(normal.many(size(shape.length, 1, 1), 1));
+    sequence.channels[traces::Channel::entropy_top] = share(normal.many(size(shape.length, 3, 1), 1));
+    sequence.channels[traces::Channel::final_norm_input] = share(normal.many(size(shape.length, 1, 1), 1));
+    const std::int32_t rows = std::min(shape.prompt_length, 5);
+    for (std::int32_t row = 0; row < rows; ++row) {
+      sequence.second_pass.positions.push_back(shape.length * shape.position_step + row);
+      sequence.second_pass.chunk.push_back({0, shape.prompt_length});
+    }
+    for (int layer = 0; layer < shape.layers; ++layer) {
+      sequence.second_pass_q.push_back(normal.many(size(rows, shape.query_heads, shape.head_dim), shape.query_spread));
+    }
+    sequence.info.spans["question"] = {{shape.prompt_length - 1 - shape.prompt_length / 4, shape.prompt_length}};
+  }
 }
 
 }  // namespace
@@ -143,6 +184,7 @@ MemoryTrace random_trace(const TraceShape& shape) {
       trace.output_norm.push_back(normal.many(static_cast<std::size_t>(shape.hidden_size), 1));
     }
   }
+  if (shape.with_side) add_side(shape, normal, trace);
   if (shape.with_output_norm) {
     header.norm_kind = traces::NormKind::rms;
     header.norm_epsilon = 1e-5;
@@ -158,6 +200,9 @@ void write_trace(const MemoryTrace& trace, const std::filesystem::path& path, tr
     }
     if (!trace.output_norm.empty()) {
       writer.write_weight(trace.header.layers[slot], traces::LayerWeight::output_norm, trace.output_norm[slot]);
+    }
+    if (!trace.input_norm.empty()) {
+      writer.write_weight(trace.header.layers[slot], traces::LayerWeight::input_norm, trace.input_norm[slot]);
     }
   }
   for (const MemoryTrace::Sequence& sequence : trace.sequences) write_sequence(writer, trace, sequence);

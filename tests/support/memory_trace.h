@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct TraceShape {
   int position_step = 1;                 ///< distance of neighbouring positions; 1 = none left out
   bool with_w_o = true;
   bool with_output_norm = false;
+  bool with_side = true;                  ///< x and its norm, every per-token channel, a second pass, a question
   std::vector<std::int32_t> q_rows = {};  ///< rows with a query in every layer; empty: all
   std::vector<traces::Span> evidence = {};
   std::uint64_t seed = 1;
@@ -43,11 +45,16 @@ struct MemoryTrace {
   struct Sequence {
     traces::SequenceInfo info;
     std::vector<traces::LayerTensors> layers;  ///< [captured layer]
+    std::vector<std::vector<float>> x;         ///< [captured layer] [T, D]; empty: none
+    std::map<traces::Channel, std::vector<float>> channels;
+    traces::SecondPass second_pass;
+    std::vector<std::vector<float>> second_pass_q;  ///< [captured layer] [Ts, Hq, d]; empty: none
   };
   traces::Header header;
   std::vector<Sequence> sequences;
   std::vector<std::vector<float>> w_o;          ///< [captured layer] [D, Hq*d]; empty: none
   std::vector<std::vector<float>> output_norm;  ///< [captured layer] [D]; empty: none
+  std::vector<std::vector<float>> input_norm;   ///< [captured layer] [D]; empty: none
 
   [[nodiscard]] float& key(int layer, int kv_head, std::int32_t row, int component);
   [[nodiscard]] float& value(int layer, int kv_head, std::int32_t row, int component);

@@ -42,16 +42,18 @@ bool same_bits(const std::vector<Value>& a, const std::vector<Value>& b) {
 
 inline bool same_cut(const sim::PromptCut& a, const sim::PromptCut& b) {
   bool same = a.cache_heads == b.cache_heads && a.kept == b.kept && a.scores.size() == b.scores.size() &&
-              same_bits(a.oracle_overlap, b.oracle_overlap);
+              same_bits(a.oracle_overlap, b.oracle_overlap) && a.scored_entries == b.scored_entries;
   for (std::size_t head = 0; same && head < a.scores.size(); ++head) same = same_bits(a.scores[head], b.scores[head]);
   return same;
 }
 
 inline bool same_rows(const CollectedRows& a, const CollectedRows& b) {
   return a.rows == b.rows && same_bits(a.retained_mass, b.retained_mass) && same_bits(a.output_error, b.output_error) &&
-         same_bits(a.dilution, b.dilution) && same_bits(a.entropy, b.entropy) &&
+         same_bits(a.dilution, b.dilution) && same_bits(a.entropy, b.entropy) && same_bits(a.regret, b.regret) &&
+         same_bits(a.oracle_gain, b.oracle_gain) && same_bits(a.premature_evictions, b.premature_evictions) &&
          same_bits(a.error_squared, b.error_squared) && same_bits(a.output_squared, b.output_squared) &&
-         a.resident == b.resident && a.evicted == b.evicted && a.resident_rows == b.resident_rows;
+         a.resident == b.resident && a.evicted == b.evicted && a.resident_rows == b.resident_rows && a.cuts == b.cuts &&
+         a.scored_entries == b.scored_entries;
 }
 
 /// Everything that the engine reported, bit by bit.
@@ -59,13 +61,13 @@ inline bool same_results(const ReplayCollector& a, const ReplayCollector& b) {
   if (a.cuts.size() != b.cuts.size() || a.rows.size() != b.rows.size() || a.full.size() != b.full.size()) return false;
   if (a.skipped_policies != b.skipped_policies || a.failed_policies != b.failed_policies) return false;
   for (const auto& [key, cut] : a.cuts) {
-    if (b.cuts.count(key) == 0 || !same_cut(cut, b.cuts.at(key))) return false;
+    if (!b.cuts.contains(key) || !same_cut(cut, b.cuts.at(key))) return false;
   }
   for (const auto& [key, rows] : a.rows) {
-    if (b.rows.count(key) == 0 || !same_rows(rows, b.rows.at(key))) return false;
+    if (!b.rows.contains(key) || !same_rows(rows, b.rows.at(key))) return false;
   }
   for (const auto& [layer, rows] : a.full) {
-    if (b.full.count(layer) == 0 || !same_rows(rows, b.full.at(layer))) return false;
+    if (!b.full.contains(layer) || !same_rows(rows, b.full.at(layer))) return false;
   }
   return true;
 }

@@ -17,9 +17,11 @@ struct CollectedRows {
   std::vector<std::int32_t> rows;
   int query_heads = 0;
   std::vector<float> retained_mass, output_error, dilution, entropy;  ///< [R * Hq]
+  std::vector<float> regret, oracle_gain, premature_evictions;        ///< [R * Hq]
   std::vector<double> error_squared, output_squared;                  ///< [R]
   std::vector<std::int32_t> resident, evicted;                        ///< [R * heads]
   std::vector<std::vector<std::uint8_t>> resident_rows;               ///< [head] [R * T]
+  std::int64_t cuts = 0, scored_entries = 0;                          ///< while decoding
 };
 
 /// Results of one sequence, by (point, layer slot).
@@ -47,10 +49,15 @@ class ReplayCollector final : public sim::ReplayObserver {
     append(block.output_error, out.output_error);
     append(block.dilution, out.dilution);
     append(block.entropy, out.entropy);
+    append(block.regret, out.regret);
+    append(block.oracle_gain, out.oracle_gain);
+    append(block.premature_evictions, out.premature_evictions);
     out.error_squared.insert(out.error_squared.end(), block.error_squared.begin(), block.error_squared.end());
     out.output_squared.insert(out.output_squared.end(), block.output_squared.begin(), block.output_squared.end());
     out.resident.insert(out.resident.end(), block.resident.begin(), block.resident.end());
     out.evicted.insert(out.evicted.end(), block.evicted.begin(), block.evicted.end());
+    out.cuts += block.cuts;
+    out.scored_entries += block.scored_entries;
     out.resident_rows.resize(std::max(out.resident_rows.size(), block.resident_rows.size()));
     for (std::size_t head = 0; head < block.resident_rows.size(); ++head) {
       const auto& added = block.resident_rows[head];

@@ -131,6 +131,7 @@ inline void write_small_trace(const std::filesystem::path& path, const WriterOpt
     }
     writer.write_second_pass(small_second_pass());
     writer.append_second_pass_q(1, pattern(3 * 32, 41));
+    writer.append_second_pass_k(1, pattern(3 * 16, 43));
     writer.end_sequence();
   }
   writer.seal();

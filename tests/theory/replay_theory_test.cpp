@@ -47,9 +47,14 @@ TraceShape shape_of(std::uint64_t seed) {
 
 TEST_CASE("the full cache loses nothing under any policy") {
   const MemoryTrace trace = random_trace(shape_of(1));
-  const ReplayCollector results = replayed(trace, "all", {"1"});
+  std::vector<policies::Policy> with_budget;
+  for (policies::Policy& policy : policies::parse_policies("all")) {
+    if (policy.never_cuts() || !policy.allocator->ignores_budget()) with_budget.push_back(std::move(policy));
+  }
+  const ReplayCollector results =
+      replayed(stored_list(trace), sim::ReplayPlan::of(with_budget, budgets_of({"1"})), {.skip_missing_needs = true});
   CHECK(results.rows.size() % 3 == 0);
-  CHECK(results.rows.size() >= 3 * 14);
+  CHECK(results.rows.size() >= 3 * 50);
   for (const auto& [key, rows] : results.rows) {
     CHECK(*std::max_element(rows.output_error.begin(), rows.output_error.end()) == 0.0F);
     CHECK(*std::max_element(rows.error_squared.begin(), rows.error_squared.end()) == 0.0);
@@ -220,6 +225,8 @@ TEST_CASE("no set of the same size retains more mass than the oracle's") {
       CHECK(reported == Approx(best + decoded).margin(1e-4));
       CHECK(oracle.cuts.at(key).oracle_overlap[static_cast<std::size_t>(kv_head)] == 1.0);
     }
+    for (const float regret : rows.regret) CHECK(regret == Approx(0).margin(1e-6));
+    CHECK(std::accumulate(rows.oracle_gain.begin(), rows.oracle_gain.end(), 0.0) > 0);
   }
 }
 
@@ -237,15 +244,47 @@ TEST_CASE("random cuts retain their size's share of what the prompt receives, an
     return std::accumulate(rows.retained_mass.begin(), rows.retained_mass.end(), 0.0);
   };
   const auto plan = sim::ReplayPlan::of(policies::parse_policies("random,oracle_mass"), budgets_of({"4"}));
+  const auto sum_of = [](const std::vector<float>& values) {
+    return std::accumulate(values.begin(), values.end(), 0.0);
+  };
   double sum = 0;
+  double normalised_regret = 0;
   constexpr int seeds = 300;
   for (int seed = 0; seed < seeds; ++seed) {
     const ReplayCollector results = replayed(readers, plan, {.threads = 1, .seed = static_cast<std::uint64_t>(seed)});
     const double random = total(results.rows.at({0, 0}));
     CHECK(random <= total(results.rows.at({1, 0})) + 1e-5);
     sum += random;
+    const CollectedRows& rows = results.rows.at({0, 0});
+    CHECK(sum_of(rows.regret) == Approx(total(results.rows.at({1, 0})) - random).margin(1e-4));
+    CHECK(sum_of(rows.oracle_gain) == sum_of(results.rows.at({1, 0}).oracle_gain));
+    normalised_regret += sum_of(rows.regret) / sum_of(rows.oracle_gain) / seeds;
   }
   // 4 of 10 entries: the expected loss is 6/10 of the prompt's mass. One draw's standard deviation is below a quarter
   // of it, so the mean of 300 lies within 5 of its own (0.072 of the prompt's mass) with near certainty.
   CHECK(sum / seeds == Approx(12 - 0.6 * prompt_mass).margin(0.072 * prompt_mass));
+  // The regret is the gain minus what the draw has over its expectation, so its unit is as well known.
+  const double gain = sum_of(replayed(readers, plan).rows.at({1, 0}).oracle_gain);
+  CHECK(normalised_regret == Approx(1).margin(0.072 * prompt_mass / gain));
+}
+
+TEST_CASE("work spent on scoring: the prompt once, or what is resident at every cut") {
+  const MemoryTrace trace = random_trace(shape_of(5));  // 40 + 10 tokens, 2 KV heads
+  const ReplayCollector results =
+      replayed(trace, "knorm,full,knorm(schedule=every(steps=1)),knorm(schedule=every(steps=4))", {"10"});
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    const auto prompt = [&](std::size_t point) { return results.cuts.at({point, layer}).scored_entries; };
+    const auto rows = [&](std::size_t point) { return results.rows.at({point, layer}); };
+    CHECK(prompt(0) == 2 * 40);
+    CHECK(rows(0).cuts == 0);
+    CHECK(rows(0).scored_entries == 0);
+    CHECK(prompt(1) == 0);
+    CHECK(rows(1).scored_entries == 0);
+    CHECK(prompt(2) == 2 * 40);
+    CHECK(rows(2).cuts == 10);
+    CHECK(rows(2).scored_entries == 2 * 10 * 11);
+    CHECK(prompt(3) == 2 * 40);
+    CHECK(rows(3).cuts == 2);
+    CHECK(rows(3).scored_entries == 2 * 2 * 14);
+  }
 }

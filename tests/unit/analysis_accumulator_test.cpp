@@ -1,13 +1,16 @@
 // Are the rows of results what a direct computation over all values gives, in any layer order and block size?
 #include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
+#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "analysis/run_accumulator.h"
+#include "analysis/summary.h"
 #include "analysis/table.h"
 #include "tests/unit/analysis_made_up_replay.h"
 #include "traces/error.h"
@@ -58,8 +61,30 @@ double pooled_quantile(const std::vector<MadeUpReplay::Values>& layers, double s
          (place - static_cast<double>(below)) * (values[std::min(below + 1, values.size() - 1)] - values[below]);
 }
 
+struct Interval {
+  Metric low, mean, high;
+};
+const std::vector<Interval> intervals = {
+    {Metric::retained_mass_low, Metric::retained_mass, Metric::retained_mass_high},
+    {Metric::output_error_low, Metric::output_error, Metric::output_error_high},
+    {Metric::layer_error_low, Metric::layer_error, Metric::layer_error_high},
+    {Metric::squared_error_low, Metric::squared_error, Metric::squared_error_high},
+    {Metric::regret_low, Metric::regret, Metric::regret_high},
+    {Metric::normalised_regret_low, Metric::normalised_regret, Metric::normalised_regret_high},
+    {Metric::premature_evictions_low, Metric::premature_evictions, Metric::premature_evictions_high},
+    {Metric::dilution_full_low, Metric::dilution_full, Metric::dilution_full_high},
+    {Metric::dilution_low, Metric::dilution, Metric::dilution_high},
+    {Metric::entropy_full_low, Metric::entropy_full, Metric::entropy_full_high},
+    {Metric::entropy_low, Metric::entropy, Metric::entropy_high},
+    {Metric::resident_entries_low, Metric::resident_entries, Metric::resident_entries_high},
+    {Metric::resident_bytes_low, Metric::resident_bytes, Metric::resident_bytes_high},
+    {Metric::evictions_per_step_low, Metric::evictions_per_step, Metric::evictions_per_step_high},
+};
+
 bool same_bits(const RunRow& left, const RunRow& right) {
-  return std::memcmp(left.metrics.data(), right.metrics.data(), sizeof left.metrics) == 0;
+  return std::equal(left.metrics.begin(), left.metrics.end(), right.metrics.begin(), [](double a, double b) {
+    return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
+  });
 }
 
 }  // namespace
@@ -84,6 +109,10 @@ TEST_CASE("a row holds the means, quantiles and counts of its definitions") {
     CHECK(row[Metric::output_error] == Approx(mean_of(point.output_error)).epsilon(1e-12));
     CHECK(row[Metric::dilution] == Approx(mean_of(point.dilution)).epsilon(1e-12));
     CHECK(row[Metric::entropy] == Approx(mean_of(point.entropy)).epsilon(1e-12));
+    CHECK(row[Metric::regret] == Approx(mean_of(point.regret)).epsilon(1e-12));
+    CHECK(row[Metric::oracle_gain] == Approx(mean_of(point.oracle_gain)).epsilon(1e-12));
+    CHECK(row[Metric::normalised_regret] == Approx(mean_of(point.regret) / mean_of(point.oracle_gain)).epsilon(1e-12));
+    CHECK(row[Metric::premature_evictions] == Approx(mean_of(point.premature_evictions)).epsilon(1e-12));
     CHECK(row[Metric::dilution_full] == Approx(mean_of(replay.full_dilution)).epsilon(1e-12));
     CHECK(row[Metric::entropy_full] == Approx(mean_of(replay.full_entropy)).epsilon(1e-12));
     CHECK(row[Metric::output_error_median] == pooled_quantile(point.output_error, 0.5));
@@ -130,9 +159,103 @@ TEST_CASE("a row holds the means, quantiles and counts of its definitions") {
     CHECK(row[Metric::oracle_overlap] == 0.5);
     CHECK(row[Metric::recall_bytes_per_step] == 0);
     CHECK(std::isnan(row[Metric::predicted_kl]));
-    CHECK(row[Metric::output_error_low] < row[Metric::output_error]);
-    CHECK(row[Metric::output_error_high] > row[Metric::output_error]);
+    for (const auto& [low, mean, high] : intervals) {
+      INFO(to_string(mean));
+      CHECK(row[low] < row[mean]);
+      CHECK(row[high] > row[mean]);
+    }
+    // The prompt's cut scores 80 entries in each of 3 layers, if at all; the second policy 25 after every row.
+    const double scored = (index == 0 ? 0 : 80) + (index < 2 ? 0 : 25 * 21);
+    CHECK(row[Metric::cuts] == (index == 0 ? 0 : 1) + (index < 2 ? 0 : 21));
+    CHECK(row[Metric::scored_entries_per_step] == Approx(3 * scored / 21).epsilon(1e-12));
   }
+}
+
+TEST_CASE("intervals over steps are Student's over the means of batches of neighbouring rows") {
+  const MadeUpReplay replay(8);
+  const RunRow row = accumulate(replay, {0, 1, 2}, 8).rows[3];
+  const MadeUpReplay::Point& point = replay.points[3];
+  // 21 rows in 4 batches: row r belongs to batch r * 4 / 21.
+  const std::vector<std::size_t> firsts = {0, 6, 11, 16, 21};
+  const auto batch_means = [&](const std::vector<MadeUpReplay::Values>& layers) {
+    std::vector<double> means;
+    for (std::size_t batch = 0; batch < 4; ++batch) {
+      std::vector<MadeUpReplay::Values> rows;
+      for (const MadeUpReplay::Values& layer : layers) {
+        rows.emplace_back(layer.begin() + static_cast<std::ptrdiff_t>(firsts[batch]),
+                          layer.begin() + static_cast<std::ptrdiff_t>(firsts[batch + 1]));
+      }
+      means.push_back(mean_of(rows));
+    }
+    return means;
+  };
+  const auto half_width = [](const std::vector<double>& means) {
+    const double mean = std::accumulate(means.begin(), means.end(), 0.0) / 4;
+    double squares = 0;
+    for (const double value : means) squares += (value - mean) * (value - mean);
+    return 3.182446305284263 * std::sqrt(squares / 3 / 4);  // Student's t for 3 degrees of freedom
+  };
+  const double dilution = half_width(batch_means(point.dilution));
+  CHECK(row[Metric::dilution_low] == Approx(mean_of(point.dilution) - dilution).epsilon(1e-9));
+  CHECK(row[Metric::dilution_high] == Approx(mean_of(point.dilution) + dilution).epsilon(1e-9));
+
+  const double ratio = mean_of(point.regret) / mean_of(point.oracle_gain);
+  std::vector<double> deviations = batch_means(point.regret);
+  const std::vector<double> gains = batch_means(point.oracle_gain);
+  for (std::size_t batch = 0; batch < 4; ++batch) {
+    deviations[batch] = (deviations[batch] - ratio * gains[batch]) / mean_of(point.oracle_gain);
+  }
+  CHECK(row[Metric::normalised_regret_low] == Approx(ratio - half_width(deviations)).epsilon(1e-9));
+  CHECK(row[Metric::normalised_regret_high] == Approx(ratio + half_width(deviations)).epsilon(1e-9));
+}
+
+TEST_CASE("regret has no unit where the oracle gains nothing") {
+  MadeUpReplay replay(9);
+  for (MadeUpReplay::Values& layer : replay.points[0].oracle_gain) {
+    for (std::vector<float>& row : layer) std::fill(row.begin(), row.end(), 5e-7F);
+  }
+  const SequenceResult result = accumulate(replay, {0, 1, 2}, 8);
+  CHECK(std::isfinite(result.rows[0][Metric::regret]));
+  CHECK(std::isnan(result.rows[0][Metric::normalised_regret]));
+  CHECK(std::isnan(result.rows[0][Metric::normalised_regret_high]));
+  CHECK(std::isfinite(result.rows[1][Metric::normalised_regret]));
+}
+
+TEST_CASE("over all budgets, regret is summed before it is divided, sequence by sequence") {
+  std::vector<RunRow> rows;
+  const auto add = [&rows](const char* trace, const char* sequence, const char* policy, const char* budget,
+                           double regret, double gain) {
+    RunRow& row = rows.emplace_back();
+    row.trace = trace;
+    row.sequence = sequence;
+    row.policy = policy;
+    row.budget = budget;
+    row[Metric::regret] = regret;
+    row[Metric::oracle_gain] = gain;
+  };
+  add("a.h5", "0", "knorm", "0.1", 0.1, 0.5);
+  add("a.h5", "0", "knorm", "0.5", 0.2, 0.1);
+  add("a.h5", "0", "full", "0.1", 0, 0);
+  add("a.h5", "1", "knorm", "0.1", 0.3, 0.3);
+  add("a.h5", "1", "knorm", "0.5", 0.3, 0.2);
+  add("b.h5", "0", "knorm", "0.5", 0.2, 0.4);
+  add("b.h5", "0", "knorm", "0.9", not_available, not_available);
+  const std::vector<PolicySummary> summaries = summarise_over_budgets(rows);
+  REQUIRE(summaries.size() == 3);
+  CHECK(summaries[0].trace == "a.h5");
+  CHECK(summaries[0].policy == "knorm");
+  CHECK(summaries[0].budgets == std::vector<std::string>{"0.1", "0.5"});
+  // 0.3 / 0.6 and 0.6 / 0.5: mean 0.85, s = 0.7 / sqrt 2, t(1, 0.975) = 12.7062.
+  CHECK(summaries[0].normalised_regret.mean == Approx(0.85));
+  CHECK(summaries[0].normalised_regret.low == 0);  // 0.85 - 4.447, which no ratio of losses can be
+  CHECK(summaries[0].normalised_regret.high == Approx(0.85 + 12.7062047362 * 0.35));
+  CHECK(summaries[0].normalised_regret.count == 2);
+  CHECK(summaries[1].policy == "full");
+  CHECK(std::isnan(summaries[1].normalised_regret.mean));
+  CHECK(summaries[1].normalised_regret.count == 0);
+  CHECK(summaries[2].budgets == std::vector<std::string>{"0.5"});
+  CHECK(summaries[2].normalised_regret.mean == Approx(0.5));
+  CHECK(std::isnan(summaries[2].normalised_regret.low));
 }
 
 TEST_CASE("results are the same bits in any layer order and any block size") {
@@ -195,6 +318,14 @@ TEST_CASE("detail has the axes asked for, and averages over the others") {
   double sum = 0;
   for (std::size_t layer = 0; layer < 3; ++layer) sum += replay.points[2].error_squared[layer][6];
   CHECK(squared.values[6] == Approx(sum).epsilon(1e-12));
+
+  // Residency has no query heads.
+  const DetailArray resident = array_of("layer,head", "resident_entries");
+  CHECK(resident.axes == "layer");
+  REQUIRE(resident.shape == std::vector<std::size_t>{3});
+  double entries = 0;
+  for (const std::int32_t count : replay.points[2].resident[1]) entries += count / 42.0;
+  CHECK(resident.values[1] == Approx(entries).epsilon(1e-12));
 
   CHECK_THROWS_AS(DetailAxes::parse("layer,token"), Error);
   CHECK_THROWS_AS(DetailAxes::parse(""), Error);

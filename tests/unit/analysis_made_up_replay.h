@@ -22,6 +22,7 @@ struct MadeUpReplay {
   using Values = std::vector<std::vector<float>>;
   struct Point {
     std::vector<Values> retained_mass, output_error, dilution, entropy;  ///< [layer]
+    std::vector<Values> regret, oracle_gain, premature_evictions;        ///< [layer]
     std::vector<std::vector<double>> error_squared, output_squared;      ///< [layer][row]
     std::vector<std::vector<std::vector<std::int32_t>>> kept;            ///< [layer][cache head]
     std::vector<std::vector<std::int32_t>> resident, evicted;            ///< [layer][row * kv_heads + head]
@@ -70,6 +71,7 @@ struct MadeUpReplay {
       cut.kept = points[point].kept[layer];
       cut.scores.assign(kv_heads, std::vector<float>(prompt_length, static_cast<float>(point)));
       cut.oracle_overlap = {0.25, 0.75};
+      cut.scored_entries = point == 0 ? 0 : 80;
       observer.prompt_cut(std::move(cut));
     }
     const std::vector<std::int32_t>& all = start.decode_rows;
@@ -108,6 +110,9 @@ struct MadeUpReplay {
       point.output_error.push_back(values());
       point.dilution.push_back(values());
       point.entropy.push_back(values());
+      point.regret.push_back(values());
+      point.oracle_gain.push_back(values());
+      point.premature_evictions.push_back(values());
       std::vector<double>& error = point.error_squared.emplace_back();
       std::vector<double>& output = point.output_squared.emplace_back();
       for (int row = 0; row < rows; ++row) {
@@ -150,6 +155,9 @@ struct MadeUpReplay {
     const std::vector<float> error = dense(point.output_error[layer], first, count);
     const std::vector<float> dilution = dense(point.dilution[layer], first, count);
     const std::vector<float> entropy = dense(point.entropy[layer], first, count);
+    const std::vector<float> regret = dense(point.regret[layer], first, count);
+    const std::vector<float> gain = dense(point.oracle_gain[layer], first, count);
+    const std::vector<float> premature = dense(point.premature_evictions[layer], first, count);
     std::span<const double> error_squared;
     std::span<const double> output_squared;
     if (projection) {
@@ -175,10 +183,15 @@ struct MadeUpReplay {
                           .output_error = view(error, count),
                           .dilution = view(dilution, count),
                           .entropy = view(entropy, count),
+                          .regret = view(regret, count),
+                          .oracle_gain = view(gain, count),
+                          .premature_evictions = view(premature, count),
                           .error_squared = error_squared,
                           .output_squared = output_squared,
                           .resident = std::span(point.resident[layer]).subspan(first * kv_heads, count * kv_heads),
                           .evicted = std::span(point.evicted[layer]).subspan(first * kv_heads, count * kv_heads),
+                          .cuts = static_cast<std::int64_t>(resident_rows.empty() ? 0 : count),
+                          .scored_entries = static_cast<std::int64_t>(resident_rows.empty() ? 0 : 25 * count),
                           .resident_rows = resident_rows});
   }
 };

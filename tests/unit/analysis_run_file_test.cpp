@@ -24,7 +24,7 @@ namespace {
 
 /// An empty folder of its own for each test case.
 std::filesystem::path scratch(const std::string& name) {
-  const std::filesystem::path folder = std::filesystem::path(EVICTSIM_TEST_SCRATCH) / name;
+  std::filesystem::path folder = std::filesystem::path(EVICTSIM_TEST_SCRATCH) / name;
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   return folder;
@@ -108,6 +108,16 @@ TEST_CASE("run.h5 holds rows, summary, provenance, policies and detail") {
   CHECK(reals(summary.dataset("output_error")) == errors);
   CHECK(std::isnan(reals(summary.dataset("output_error_low")).front()));  // one sequence
   CHECK(integers(summary.dataset("sequences")) == std::vector<std::int64_t>(4, 1));
+
+  const hdf5::Node over_budgets = root.group("over_budgets");
+  CHECK(texts(over_budgets.dataset("trace")) == std::vector<std::string>(2, "made-up.h5"));
+  CHECK(texts(over_budgets.dataset("policy"))[0] == "snapkv(window=4,kernel=3)");
+  CHECK(texts(over_budgets.dataset("budgets"))[0] == "0.25,0.5");
+  CHECK(integers(over_budgets.dataset("sequences"))[0] == 1);
+  CHECK(reals(over_budgets.dataset("normalised_regret"))[0] ==
+        Approx((rows[0][Metric::regret] + rows[1][Metric::regret]) /
+               (rows[0][Metric::oracle_gain] + rows[1][Metric::oracle_gain])));
+  CHECK(std::isnan(reals(over_budgets.dataset("normalised_regret_low"))[0]));
 
   const hdf5::Node provenance = root.group("provenance");
   CHECK(provenance.text_attribute("evictsim_version") == version());

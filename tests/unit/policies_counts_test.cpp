@@ -28,6 +28,7 @@ class Entries : public LayerView {
   [[nodiscard]] int heads() const override { return heads_; }
   [[nodiscard]] QueryHeads query_heads(int head) const override { return {head, 1}; }
   [[nodiscard]] std::span<const std::int32_t> entries(int) const override { return rows_; }
+  [[nodiscard]] std::span<const float> channel(traces::Channel, int) const override { return {}; }
 
  private:
   int heads_;

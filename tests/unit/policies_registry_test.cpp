@@ -9,11 +9,9 @@
 using namespace evictsim::policies;
 
 TEST_CASE("one part per file in each folder of parts") {
-  const std::map<std::string, std::set<std::string>> kinds = {{"scorers", {"scorer", "oracle"}},
-                                                              {"allocators", {"allocator"}},
-                                                              {"schedules", {"schedule"}},
-                                                              {"protections", {"protection"}},
-                                                              {"presets", {"preset"}}};
+  const std::map<std::string, std::set<std::string>> kinds = {
+      {"scorers", {"scorer", "oracle"}}, {"allocators", {"allocator"}}, {"schedules", {"schedule"}},
+      {"protections", {"protection"}},   {"placements", {"placement"}}, {"presets", {"preset"}}};
   for (const auto& [folder, folder_kinds] : kinds) {
     std::set<std::string> files, names;
     for (const auto& file : std::filesystem::directory_iterator(EVICTSIM_SOURCE_DIR "/policies/" + folder)) {

@@ -48,7 +48,8 @@ TEST_CASE("every policy expands to a composition that reads back as itself") {
   for (const char* text :
        {"adakv(pyramidkv(variant=original,window=16,kernel=7,pool=max,beta=20,group=mean),variant=original,alpha=0.2)",
         "knorm(schedule=every(steps=4),protection=sinks(),protection=recent(count=8),budget=0.25)",
-        "tova(schedule=once)",
+        "tova(schedule=once)", "adakv(caote(snapkv(window=16),gqa=mean_a))", "snapkv(window=32)@host(page=16)",
+        "score: max(norm(v), 1) / norm(k)", "formula(expression=\"-norm(k)\",schedule=every(steps=8))@host",
         "kvpress:DecodingPress(AdaKVPress(KnormPress()),compression_interval=4,target_size=144)"}) {
     const Policy policy = parse_policy(text);
     CHECK(policy.name == text);
@@ -69,12 +70,14 @@ TEST_CASE("presets and wrappers expand as documented") {
         "allocator=adakv(pyramid(variant=library,beta=5,window=64),variant=library,alpha=0.5,normalize=false),"
         "schedule=once())");
   CHECK(parse_policy("streaming_llm").expansion ==
-        "compose(scorer=recency(),allocator=uniform(),schedule=every(steps=1,prompt=true),protection=sinks(count=4))");
+        "compose(scorer=recency(),allocator=uniform(),schedule=every(steps=1,prompt=true,counted=decoded,phase=0),"
+        "protection=sinks(count=4))");
   CHECK(parse_policy("h2o(variant=prefill,recent=16,group=max)").expansion ==
-        "compose(scorer=accumulated_attention(recent=16,recent_share=0.5,group=max,normalise=none),"
-        "allocator=uniform(),schedule=once())");
-  CHECK(parse_policy("knorm(allocator=adakv(alpha=0))").expansion ==
-        "compose(scorer=knorm(),allocator=adakv(uniform(),variant=library,alpha=0,normalize=false),schedule=once())");
+        "compose(scorer=accumulated_attention(recent=16,recent_share=0.5,cut=plain,group=max,normalise=none,"
+        "accumulate=all,history=400,signal=probability,kernel=1,pool=avg),allocator=uniform(),schedule=once())");
+  CHECK(
+      parse_policy("knorm(allocator=adakv(alpha=0))").expansion ==
+      "compose(scorer=key_norm(),allocator=adakv(uniform(),variant=library,alpha=0,normalize=false),schedule=once())");
 }
 
 TEST_CASE("needs follow the schedule") {
@@ -98,9 +101,9 @@ TEST_CASE("a wrong policy says what would be right") {
   CHECK_THROWS_WITH(parse_policy("snapkv(pool=median)"), Contains("avg | max"));
   CHECK_THROWS_WITH(parse_policy("adakv(alpha=1.5)"), Contains("0 .. 1"));
   CHECK_THROWS_WITH(parse_policy("adakv(alpha=nan)"), Contains("0 .. 1"));
-  CHECK_THROWS_WITH(parse_policy("knorm(x=1)"), Contains("no parameters"));
+  CHECK_THROWS_WITH(parse_policy("keydiff(x=1)"), Contains("no parameters"));
   CHECK_THROWS_WITH(parse_policy("every(steps=2)"), Contains("schedule"));
-  CHECK_THROWS_WITH(parse_policy("uniform()"), Contains("needs the policy"));
+  CHECK_THROWS_WITH(parse_policy("uniform()"), Contains("needs a policy"));
   CHECK_THROWS_WITH(parse_policy("pyramid(adakv(snapkv()))"), Contains("adakv(pyramid(...))"));
   CHECK_THROWS_WITH(parse_policy("oracle_mass(schedule=every)"), Contains("oracle"));
   CHECK_THROWS_WITH(parse_policy("compose(allocator=uniform())"), Contains("needs a scorer"));
@@ -169,8 +172,8 @@ TEST_CASE("presses map onto our parts with the library's names, order and defaul
   same("kvpress:DecodingPress(KnormPress(), 1_6, target_size=2_048)",
        "knorm(schedule=every(steps=16,prompt=false),budget=2048)");
 
-  CHECK(code_of("kvpress:CURPress()") == ErrorCode::unsupported);
-  CHECK(code_of("kvpress:SnapPress()") == ErrorCode::unknown_name);
+  CHECK(code_of("kvpress:KVgradPress()") == ErrorCode::unsupported);
+  CHECK(code_of("kvpress:SnapKPress()") == ErrorCode::unknown_name);
   CHECK(code_of("kvpress:SnapKVPress(window=3)") == ErrorCode::unknown_name);
   CHECK(code_of("kvpress:SnapKVPress(0.1,2,3,4)") == ErrorCode::unknown_name);
   CHECK(code_of("kvpress:SnapKVPress(window_size=True)") == ErrorCode::invalid_argument);
@@ -196,7 +199,7 @@ TEST_CASE("a wrong press is answered in the words of kvpress") {
   says("kvpress:AdaKVPress(KnormPress(),alpha=0.3)", "did you mean alpha_safeguard?");
   says("kvpress:SnapKVPress(1,2,3,4)", "too many arguments");
   says("kvpress:SnapKVPress(window_size=1__0)", "must be an integer");
-  says("kvpress:SnapPress", "nearest: SnapKVPress");
+  says("kvpress:SnapKPress", "nearest: SnapKVPress");
   says("kvpress:SnapKVPress", "written as a call: SnapKVPress()");
   says("SnapKVPress()", "write kvpress:SnapKVPress()");
   says("kvpress.SnapKVPress(0.5)", "write kvpress:SnapKVPress(...)");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "sim/replay/decode_run.h"
+#include "sim/replay/future.h"
 #include "sim/replay/layer_cache.h"
 #include "tests/support/memory_trace_exact.h"
 #include "traces/error.h"
@@ -268,7 +269,10 @@ TEST_CASE("a policy that cuts while decoding") {
   policy.schedule = std::make_shared<EveryThird>();
   policy.needs = {.decode_attention = true};
   const PromptFeatures features;
-  DecodeRun run(policy, policies::Budget::parse("6"), layer.data(), features, {});
+  const FutureMass no_mass;
+  const Future future(layer.data(), no_mass);
+  DecodeRun run(policy, policies::Budget::parse("6"), layer.data(), features, {}, future);
+  run.begin();
   CHECK(log.begun_at == 20);
   CHECK(run.prompt_kept() == std::vector<std::vector<std::int32_t>>{{10, 12, 14, 16, 18}, {8, 10, 12, 14, 16, 18}});
   CHECK(run.prompt_scores().size() == 2);
@@ -335,7 +339,10 @@ TEST_CASE("rows without a query arrive and are cut all the same") {
   policy.allocator = std::make_shared<Uneven>();
   policy.schedule = std::make_shared<EveryThird>();
   const PromptFeatures features;
-  DecodeRun run(policy, policies::Budget::parse("6"), layer.data(), features, {});
+  const FutureMass no_mass;
+  const Future future(layer.data(), no_mass);
+  DecodeRun run(policy, policies::Budget::parse("6"), layer.data(), features, {}, future);
+  run.begin();
   const auto rows = layer.data().decode_rows();
   REQUIRE(rows.size() == 4);
   run.advance(make_tile(layer.data(), rows, false, nullptr), false);

@@ -102,7 +102,7 @@ std::vector<TraceShape> shapes() {
 /// Useful entries by the definition; those of the evidence spans where there are any.
 std::vector<std::int32_t> useful_rows(const ExactLayer& exact, const MemoryTrace& trace, int query_head,
                                       std::int32_t row, std::size_t count) {
-  if (!trace.sequences[0].info.spans.empty()) return {4, 5, 6, 7, 8, 30};
+  if (trace.sequences[0].info.spans.contains("evidence")) return {4, 5, 6, 7, 8, 30};
   const std::vector<std::int32_t> rows = exact.decode_rows();
   return rows.size() < 2 ? std::vector<std::int32_t>{} : exact.useful(query_head, row, rows, count);
 }

@@ -126,6 +126,8 @@ TEST_CASE("every dataset and attribute of the format is read back as it was writ
     CHECK(rows->chunk == small_second_pass().chunk);
     CHECK(equal(reader.read_second_pass_queries(sequence, 1)->data, head_major(pattern(96, 41), 4, 8)));
     CHECK_FALSE(reader.read_second_pass_queries(sequence, 3));
+    CHECK(equal(reader.read_second_pass_keys(sequence, 1)->data, head_major(pattern(48, 43), 2, 8)));
+    CHECK_FALSE(reader.read_second_pass_keys(sequence, 3));
   }
   CHECK(verify(path).empty());
 }

@@ -113,6 +113,7 @@ TEST_CASE("a slice of everything has the same contents, and impossible slices ar
     }
     CHECK(sliced.read_hidden(sequence, 1)->data == source.read_hidden(sequence, 1)->data);
     CHECK(sliced.read_second_pass_queries(sequence, 1)->data == source.read_second_pass_queries(sequence, 1)->data);
+    CHECK(sliced.read_second_pass_keys(sequence, 1)->data == source.read_second_pass_keys(sequence, 1)->data);
   }
   const auto refused = [](const SliceOptions& options) {
     CHECK_THROWS_AS(slice("source.h5", "refused.h5", options), Error);
