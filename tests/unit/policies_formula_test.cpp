@@ -142,7 +142,8 @@ TEST_CASE("attention goes on accumulating while decoding, over what is resident"
     for (Scorer* scorer : {formula.get(), policy.get(), window.get()}) scorer->observe(view);
     check_equal(scores_of(*formula, cache), scores_of(*policy, cache));
     check_equal(scores_of(*last, cache), scores_of(*tova, cache));
-    for (const float score : scores_of(*window, cache).of(0)) CHECK(std::isfinite(score));
+    const LayerScores windowed = scores_of(*window, cache);
+    for (const float score : windowed.of(0)) CHECK(std::isfinite(score));
     cache.resident[0].erase(cache.resident[0].begin() + step);  // heads come to hold different entries
     cache.resident[1].erase(cache.resident[1].begin() + 2);
   }
