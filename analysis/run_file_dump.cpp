@@ -99,6 +99,7 @@ struct DumpObserver::Impl {
     if (!policy_group.has_attribute("policy")) {
       policy_group.set_attribute("policy", policy.name);
       policy_group.set_attribute("expansion", policy.expansion);
+      link_text(file.root(), policy.name);
     }
     hdf5::Node group = group_in(policy_group, budget.text());
     if (!group.has_attribute("budget")) group.set_attribute("budget", budget.value());

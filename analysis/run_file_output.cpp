@@ -72,4 +72,12 @@ std::string group_name(std::string text) {
   return text;
 }
 
+void link_text(const hdf5::Node& root, const std::string& text) {
+  if (text.find('/') == std::string::npos) return;
+  const hdf5::Handle creation(H5Pcreate(H5P_LINK_CREATE));
+  H5Pset_create_intermediate_group(creation.get(), 1);
+  // Without the link the group is still there, under its own name.
+  H5Lcreate_soft(("/" + group_name(text)).c_str(), root.id(), text.c_str(), creation.get(), H5P_DEFAULT);
+}
+
 }  // namespace evictsim::analysis

@@ -37,5 +37,8 @@ traces::hdf5::Node write_array(const traces::hdf5::Node& group, const std::strin
                                const std::vector<std::size_t>& shape, const std::vector<double>& values);
 /// The name of a group for a policy: its text, with '|' for '/', which HDF5 would take as a path.
 std::string group_name(std::string text);
+/// Where a policy's text holds '/': a soft link, so that the text as it stands leads to its group under `root` as a
+/// path.
+void link_text(const traces::hdf5::Node& root, const std::string& text);
 
 }  // namespace evictsim::analysis
