@@ -182,7 +182,9 @@ TEST_CASE("the dump holds kept entries, scores and resident rows") {
   CHECK(root.text_attribute("command_line") == made_up_provenance().command_line);
   CHECK(root.integer_attribute("seed") == 17);
   CHECK(root.text_attribute("inputs") == "0123abcd  made-up.h5\n");
-  CHECK(root.names() == std::vector<std::string>{"host|tova", "snapkv(window=4,kernel=3)"});
+  // "host" is the way from the text "host/tova" to its group.
+  CHECK(root.names() == std::vector<std::string>{"host", "host|tova", "snapkv(window=4,kernel=3)"});
+  CHECK(H5Oexists_by_name(root.id(), "host/tova", H5P_DEFAULT) > 0);
   CHECK(root.group("host|tova").text_attribute("policy") == "host/tova");
   CHECK(root.group("host|tova").text_attribute("expansion") == "expanded host/tova");
   for (std::size_t point = 0; point < replay.points.size(); ++point) {
