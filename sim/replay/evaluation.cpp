@@ -21,7 +21,6 @@ class MemberWriter {
     row_ = column % tile_.size();
     query_head_ = head_.first_query_head + static_cast<int>(column / tile_.size());
     full_norm_ = std::sqrt(static_cast<double>(full.squaredNorm()));
-    has_useful_ = !tile_.useful.at(query_head_, row_).empty();
   }
 
   /// The column of a member. `useful_mass`: mass of the useful set that is resident; `resident`: rows of the member
@@ -29,28 +28,19 @@ class MemberWriter {
   template <typename Resident>
   void write(Index member, const Eigen::RowVectorXf& full, const AttentionTotals& sums, double useful_mass,
              const Resident& resident) {
-    const auto at = static_cast<std::size_t>(member);
     const Index dim = layer_.geometry().head_dim;
-    const double mass = sums.mass[column_];
-    double entropy = 0;
-    double useful_share = 0;
-    if (mass >= smallest_mass) {
-      moved_ = sums.output.row(column_).head(dim) * static_cast<float>(1.0 / mass) - full;
-      entropy = sums.renormalised_entropy(column_);
-      useful_share = useful_mass / mass;
+    HeadMetrics metrics{.mass = sums.mass[column_], .full_norm = full_norm_};
+    if (metrics.mass >= smallest_mass) {
+      moved_ = sums.output.row(column_).head(dim) * static_cast<float>(1.0 / metrics.mass) - full;
+      metrics.entropy = sums.renormalised_entropy(column_);
+      metrics.useful_share = useful_mass / metrics.mass;
     } else {
-      write_exactly(query_head_, row_, full, resident(tile_.rows[static_cast<std::size_t>(row_)]), entropy,
-                    useful_share);
+      write_exactly(query_head_, row_, full, resident(tile_.rows[static_cast<std::size_t>(row_)]), metrics.entropy,
+                    metrics.useful_share);
     }
     out_.difference.block(member * tile_.size() + row_, query_head_ * dim, 1, dim) = moved_;
-    const double error = std::sqrt(static_cast<double>(moved_.squaredNorm()));
-    out_.retained_mass[at](row_, query_head_) = static_cast<float>(std::min(mass, 1.0));
-    // A full output of exactly zero has no relative error: 0 where nothing changed, else 1.
-    out_.output_error[at](row_, query_head_) =
-        static_cast<float>(full_norm_ > 0 ? error / full_norm_ : (error > 0 ? 1.0 : 0.0));
-    out_.entropy[at](row_, query_head_) = static_cast<float>(entropy);
-    out_.dilution[at](row_, query_head_) =
-        has_useful_ ? static_cast<float>(1.0 - useful_share) : std::numeric_limits<float>::quiet_NaN();
+    metrics.error_norm = std::sqrt(static_cast<double>(moved_.squaredNorm()));
+    out_.store(member, tile_, row_, query_head_, metrics);
   }
 
  private:
@@ -86,7 +76,6 @@ class MemberWriter {
   int query_head_ = 0;
   double full_norm_ = 0;
   Eigen::RowVectorXf moved_;  ///< [d] output of the member at hand minus full output
-  bool has_useful_ = false;
 };
 
 /// Rows that token row `row` sees, among those that `is_resident` accepts.
@@ -118,6 +107,17 @@ BlockMetrics::BlockMetrics(Index members, Index rows, const models::Geometry& ge
       dilution(retained_mass),
       entropy(retained_mass),
       difference(members * rows, geometry.num_query_heads * geometry.head_dim) {}
+
+void BlockMetrics::store(Index member, const Tile& tile, Index r, int query_head, const HeadMetrics& metrics) {
+  const auto at = static_cast<std::size_t>(member);
+  retained_mass[at](r, query_head) = static_cast<float>(std::min(metrics.mass, 1.0));
+  // A full output of exactly zero has no relative error: 0 where nothing changed, else 1.
+  output_error[at](r, query_head) = static_cast<float>(metrics.full_norm > 0 ? metrics.error_norm / metrics.full_norm
+                                                                             : (metrics.error_norm > 0 ? 1.0 : 0.0));
+  entropy[at](r, query_head) = static_cast<float>(metrics.entropy);
+  dilution[at](r, query_head) = tile.useful.at(query_head, r).empty() ? std::numeric_limits<float>::quiet_NaN()
+                                                                      : static_cast<float>(1.0 - metrics.useful_share);
+}
 
 Index first_column(const LayerData& layer, const Tile& tile, const CacheHead& head) {
   return (head.first_query_head - head.kv_head * layer.geometry().group_size()) * tile.size();

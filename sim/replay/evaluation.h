@@ -23,6 +23,15 @@ struct ResidentOutput {
   Eigen::VectorXd entropy;  ///< [C] nats, of the renormalised attention
 };
 
+/// What one query head of one row loses.
+struct HeadMetrics {
+  double mass = 0;          ///< full-softmax mass of what is attended
+  double entropy = 0;       ///< nats
+  double useful_share = 0;  ///< of the renormalised attention
+  double full_norm = 0;     ///< |o|
+  double error_norm = 0;    ///< |o' - o|
+};
+
 /// Attention over every visible entry.
 ResidentOutput attend_all(const models::AttentionColumns& columns, const MatrixView& values);
 
@@ -41,6 +50,9 @@ struct BlockMetrics {
   BlockMetrics(Index members, Index rows, const models::Geometry& geometry);
   std::vector<Matrix> retained_mass, output_error, dilution, entropy;  ///< [member] [B, Hq]
   Matrix difference;  ///< [members * B, Hq * d] renormalised output minus full output
+
+  /// Writes all but `difference` of row `r` of `tile`.
+  void store(Index member, const Tile& tile, Index r, int query_head, const HeadMetrics& metrics);
 };
 
 /// Every member of a chain in one pass: rows sorted by the member that first keeps them, outputs read off at the cuts.

@@ -5,12 +5,14 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include <tbb/parallel_for.h>
 
 #include "sim/replay/decode_run.h"
 #include "sim/replay/evaluation.h"
 #include "sim/replay/future.h"
+#include "sim/replay/layer_tasks.h"
 #include "sim/replay/most_attended.h"
 #include "sim/replay/oracle.h"
 #include "sim/replay/selection.h"
@@ -65,7 +67,7 @@ class LayerReplay {
                  std::vector<double>(static_cast<std::size_t>(layer_.prompt_length()), 0.0));
     std::optional<Tile> only;
     for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(block)) {
-      check_stop();
+      check_stop(context_.stop);
       Tile tile =
           make_tile(layer_, rows.subspan(first, block_size(rows, first, block)), attended_by_query, projection_);
       add_future_mass(layer_, tile, mass_);
@@ -106,27 +108,15 @@ class LayerReplay {
     return std::min(static_cast<std::size_t>(block), rows.size() - first);
   }
 
-  void check_stop() const {
-    if (context_.stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
-  }
-
   /// A policy that fails is reported and left out; the others go on.
   template <typename Step>
   void guard(std::size_t policy, const Step& step) {
-    check_stop();
+    check_stop(context_.stop);
     if (std::find(failed_.begin(), failed_.end(), policy) != failed_.end()) return;
-    try {
-      step();
-    } catch (const Error& error) {
-      if (error.code() == ErrorCode::interrupted) throw;
+    run_step(step, [&](const char* why) {
       failed_.push_back(policy);
-      sink_.failed(policy, error.what());
-    } catch (const std::bad_alloc&) {
-      throw;
-    } catch (const std::exception& error) {
-      failed_.push_back(policy);
-      sink_.failed(policy, error.what());
-    }
+      sink_.failed(policy, why);
+    });
   }
 
   void select(const ActivePolicy& active) {
@@ -138,11 +128,15 @@ class LayerReplay {
     std::optional<policies::LayerScores> scores;
     std::optional<CutScorer> scorer;
     if (!policy.never_cuts()) scorer.emplace(policy, future_);
-    const RunPlan own{.measured = policy.allocator->measure(prompt)};
+    RunPlan own;  // where the layer decides for itself; measured when a cut first asks for it
+    bool measured = false;
     for (const std::size_t point : active.points) {
       const policies::Budget& budget = context_.plan.points[point].budget;
       const bool leave = stays_whole(policy, budget, layer_);
       const auto pooled = context_.plans.find(point);
+      if (!leave && pooled == context_.plans.end() && !std::exchange(measured, true)) {
+        own.measured = policy.allocator->measure(prompt);
+      }
       const RunPlan& plan = pooled == context_.plans.end() ? own : pooled->second[slot_];
       if (!leave && (cuts_while_decoding(policy) || policy.places())) {
         auto run = std::make_unique<DecodeRun>(policy, budget, layer_, features_, context_.random, future_, plan);
@@ -241,7 +235,7 @@ class LayerReplay {
       HindsightMetrics hindsight(static_cast<Index>(members), tile.size(), layer_.geometry());
       std::vector<BlockCounts> counts(members);
       for (std::size_t member = 0; member < members; ++member) {
-        check_stop();
+        check_stop(context_.stop);
         DecodeRun& run = *selected.runs[first + member];
         const std::int64_t cuts = run.cuts();
         const std::int64_t scored_entries = run.scored_entries();

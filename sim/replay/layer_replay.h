@@ -30,6 +30,7 @@ struct LayerSink {
 /// A plan's policy as one sequence runs it.
 struct ActivePolicy {
   std::size_t index = 0;            ///< into ReplayPlan::policies
+  policies::Needs needs;            ///< including what its schedule adds
   std::vector<std::size_t> points;  ///< of this policy, indices into ReplayPlan::points
 };
 

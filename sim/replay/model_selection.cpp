@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <mutex>
-#include <new>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "sim/replay/future.h"
+#include "sim/replay/layer_tasks.h"
 #include "sim/replay/prompt_features.h"
 #include "sim/replay/selection.h"
 #include "traces/error.h"
@@ -30,25 +30,6 @@ struct PromptPool {
   std::vector<std::vector<LayerBallot>> ballots;  ///< [point of the policy][slot]
 };
 
-void check_stop(const SequenceContext& context) {
-  if (context.stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
-}
-
-/// Runs `step`; the reason is reported when the policy fails.
-template <typename Step>
-void attempt(std::size_t policy, const std::function<void(std::size_t, const std::string&)>& failed, const Step& step) {
-  try {
-    step();
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::interrupted) throw;
-    failed(policy, error.what());
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const std::exception& error) {
-    failed(policy, error.what());
-  }
-}
-
 /// Splits over the layers that take part; others have no counts.
 std::vector<std::vector<Index>> allocate(const policies::Allocator& allocator,
                                          const std::vector<policies::AllocationRequest>& requests) {
@@ -62,8 +43,7 @@ std::vector<std::vector<Index>> allocate(const policies::Allocator& allocator,
 
 class ModelPlanner {
  public:
-  ModelPlanner(const SequenceContext& context, std::size_t layers,
-               const std::function<std::unique_ptr<LayerData>(std::size_t)>& load,
+  ModelPlanner(const SequenceContext& context, std::size_t layers, const LoadLayer& load,
                const std::function<void(std::size_t, const std::string&)>& failed)
       : context_(context), layers_(layers), load_(load), failed_(failed) {}
 
@@ -91,33 +71,48 @@ class ModelPlanner {
       pool.ballots.resize(pool.active->points.size());
       for (auto& ballots : pool.ballots) ballots.resize(layers_);
     }
+    std::vector<const ActivePolicy*> policies;
+    for (const PromptPool& pool : pools) policies.push_back(pool.active);
+    const policies::Needs needs = needs_of(policies);
     std::vector<std::uint8_t> broken(pools.size(), 0);
     std::mutex mutex;
-    tbb::parallel_for(std::size_t{0}, layers_, [&](std::size_t slot) {
-      check_stop(context_);
-      const std::unique_ptr<LayerData> layer = load_(slot);
-      const PromptFeatures features = make_prompt_features(*layer, context_.needs);
+    for_each_layer(layers_, [&](std::size_t slot) {
+      check_stop(context_.stop);
+      const std::unique_ptr<LayerData> layer = load_(slot, needs);
+      const PromptFeatures features = make_prompt_features(*layer, needs);
+      const FutureMass mass = any_oracle(policies) ? future_mass_of(*layer) : FutureMass();
       for (std::size_t i = 0; i < pools.size(); ++i) {
-        attempt(
-            pools[i].active->index,
-            [&](std::size_t policy, const std::string& why) {
-              const std::scoped_lock lock(mutex);
-              if (std::exchange(broken[i], std::uint8_t{1}) == 0) failed_(policy, why);
-            },
-            [&] { vote(*layer, features, slot, pools[i]); });
+        run_step([&] { vote(*layer, features, mass, slot, pools[i]); },
+                 [&](const char* why) {
+                   const std::scoped_lock lock(mutex);
+                   if (std::exchange(broken[i], std::uint8_t{1}) == 0) failed_(pools[i].active->index, why);
+                 });
       }
     });
     for (std::size_t i = 0; i < pools.size(); ++i) {
       if (broken[i] != 0) continue;
-      attempt(pools[i].active->index, failed_, [&] { count(pools[i]); });
+      run_step([&] { count(pools[i]); }, [&](const char* why) { failed_(pools[i].active->index, why); });
     }
   }
 
+  /// What these policies ask of a layer. The window is that of the whole sweep: attention is taken for it at once, and
+  /// so has the same bits as in the layer's own replay.
+  [[nodiscard]] policies::Needs needs_of(const std::vector<const ActivePolicy*>& policies) const {
+    policies::Needs needs{.window_queries = context_.needs.window_queries};
+    for (const ActivePolicy* active : policies) needs = needs.with(active->needs);
+    return needs;
+  }
+
+  [[nodiscard]] bool any_oracle(const std::vector<const ActivePolicy*>& policies) const {
+    return std::any_of(policies.begin(), policies.end(),
+                       [&](const ActivePolicy* active) { return context_.plan.policies[active->index].is_oracle(); });
+  }
+
   /// Scores one layer for every point of a policy.
-  void vote(const LayerData& layer, const PromptFeatures& features, std::size_t slot, PromptPool& pool) const {
+  void vote(const LayerData& layer, const PromptFeatures& features, const FutureMass& mass, std::size_t slot,
+            PromptPool& pool) const {
     const policies::Policy& policy = context_.plan.policies[pool.active->index];
     const LayerCache prompt(layer, features, policy.granularity, context_.random);
-    const FutureMass mass = policy.is_oracle() ? future_mass_of(layer) : FutureMass();
     const Future future(layer, mass);
     CutScorer scorer(policy, future);
     const std::vector<double> measured = policy.allocator->measure(prompt);
@@ -161,22 +156,22 @@ class ModelPlanner {
     std::vector<std::unique_ptr<LayerData>> layers(layers_);
     std::vector<PromptFeatures> features(layers_);
     std::vector<FutureMass> masses(layers_);
-    const bool any_oracle = std::any_of(policies.begin(), policies.end(), [&](const ActivePolicy* active) {
-      return context_.plan.policies[active->index].is_oracle();
-    });
-    tbb::parallel_for(std::size_t{0}, layers_, [&](std::size_t slot) {
-      check_stop(context_);
-      layers[slot] = load_(slot);
-      features[slot] = make_prompt_features(*layers[slot], context_.needs);
-      if (any_oracle) masses[slot] = future_mass_of(*layers[slot]);
+    const policies::Needs needs = needs_of(policies);
+    for_each_layer(layers_, [&](std::size_t slot) {
+      check_stop(context_.stop);
+      layers[slot] = load_(slot, needs);
+      features[slot] = make_prompt_features(*layers[slot], needs);
+      if (any_oracle(policies)) masses[slot] = future_mass_of(*layers[slot]);
     });
     for (const ActivePolicy* active : policies) {
       const policies::Policy& policy = context_.plan.policies[active->index];
-      attempt(active->index, failed_, [&] {
-        for (const std::size_t point : active->points) {
-          plans_[point] = run_together(policy, context_.plan.points[point].budget, layers, features, masses);
-        }
-      });
+      run_step(
+          [&] {
+            for (const std::size_t point : active->points) {
+              plans_[point] = run_together(policy, context_.plan.points[point].budget, layers, features, masses);
+            }
+          },
+          [&](const char* why) { failed_(active->index, why); });
     }
   }
 
@@ -196,15 +191,15 @@ class ModelPlanner {
     }
     for (const std::size_t slot : slots) {
       futures.push_back(std::make_unique<Future>(*layers[slot], masses[slot]));
-      runs.push_back(
-          std::make_unique<DecodeRun>(policy, budget, *layers[slot], features[slot], context_.random, *futures.back()));
+      runs.push_back(std::make_unique<DecodeRun>(policy, budget, *layers[slot], features[slot], context_.random,
+                                                 *futures.back(), RunPlan{.measured = plans[slot].measured}));
     }
     if (runs.empty()) return plans;
     const auto prompt = static_cast<std::int32_t>(layers[slots.front()]->prompt_length());
     const auto length = static_cast<std::int32_t>(layers[slots.front()]->length());
     cut_all(policy, runs, slots, plans);
     for (std::int32_t row = prompt; row < length; ++row) {
-      check_stop(context_);
+      check_stop(context_.stop);
       tbb::parallel_for(std::size_t{0}, runs.size(), [&](std::size_t i) { runs[i]->arrive(row); });
       cut_all(policy, runs, slots, plans);
     }
@@ -225,10 +220,7 @@ class ModelPlanner {
     std::vector<DecodeRun::PendingCut> pending(runs.size());
     tbb::parallel_for(std::size_t{0}, runs.size(), [&](std::size_t i) { pending[i] = runs[i]->score(); });
     std::vector<policies::AllocationRequest> requests;
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      requests.push_back(runs[i]->request(pending[i]));
-      requests.back().measured = plans[slots[i]].measured;
-    }
+    for (std::size_t i = 0; i < runs.size(); ++i) requests.push_back(runs[i]->request(pending[i]));
     const auto counts = allocate(*policy.allocator, requests);
     for (std::size_t i = 0; i < runs.size(); ++i) {
       plans[slots[i]].cuts->push_back({.seen = runs[i]->cache().seen(), .counts = counts[i]});
@@ -238,15 +230,14 @@ class ModelPlanner {
 
   const SequenceContext& context_;
   std::size_t layers_;
-  const std::function<std::unique_ptr<LayerData>(std::size_t)>& load_;
+  const LoadLayer& load_;
   const std::function<void(std::size_t, const std::string&)>& failed_;
   ModelPlans plans_;
 };
 
 }  // namespace
 
-ModelPlans plan_model_wide(const SequenceContext& context, std::size_t layers,
-                           const std::function<std::unique_ptr<LayerData>(std::size_t slot)>& load,
+ModelPlans plan_model_wide(const SequenceContext& context, std::size_t layers, const LoadLayer& load,
                            const std::function<void(std::size_t policy, const std::string& why)>& failed) {
   return ModelPlanner(context, layers, load, failed).plan();
 }

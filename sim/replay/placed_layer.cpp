@@ -81,7 +81,6 @@ void evaluate_placed(const LayerData& layer, const Tile& tile, Index r, const Pl
   const auto& columns = tile.heads[static_cast<std::size_t>(head.kv_head)];
   const Index begin = first_column(layer, tile, head);
   const Index dim = layer.geometry().head_dim;
-  const auto at = static_cast<std::size_t>(member);
   const MatrixView& keys = placed.keys[cache_head];
   const MatrixView& values = placed.values[cache_head];
   const Index place = layer.query_place(tile.rows[static_cast<std::size_t>(r)]);
@@ -92,40 +91,34 @@ void evaluate_placed(const LayerData& layer, const Tile& tile, Index r, const Pl
     const auto query = layer.queries(query_head).row(place);
     weights.resize(rows.size());
     double largest = -std::numeric_limits<double>::infinity();
-    double mass = 0;
+    HeadMetrics metrics;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       weights[i] = layer.logit_rule().logit(static_cast<double>(keys.row(rows[i]).dot(query)));
       largest = std::max(largest, weights[i]);
-      mass += static_cast<double>(columns.probability(rows[i], begin + g * tile.size() + r));
+      metrics.mass += static_cast<double>(columns.probability(rows[i], begin + g * tile.size() + r));
     }
     double sum = 0;
     for (double& weight : weights) sum += weight = std::exp(weight - largest);
     Eigen::RowVectorXd output = Eigen::RowVectorXd::Zero(dim);
-    double entropy = 0;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       weights[i] /= sum;
       if (weights[i] <= 0) continue;
-      entropy -= weights[i] * std::log(weights[i]);
+      metrics.entropy -= weights[i] * std::log(weights[i]);
       output += weights[i] * values.row(rows[i]).cast<double>();
     }
-    double useful_share = 0;
     for (const UsefulSets::Entry& useful : tile.useful.at(query_head, r)) {
       const auto found = std::lower_bound(rows.begin(), rows.end(), useful.row);
       if (found != rows.end() && *found == useful.row) {
-        useful_share += weights[static_cast<std::size_t>(found - rows.begin())];
+        metrics.useful_share += weights[static_cast<std::size_t>(found - rows.begin())];
       }
     }
     const Eigen::RowVectorXf full = tile.output.block(r, query_head * dim, 1, dim);
     const Eigen::RowVectorXf difference = (output - full.cast<double>()).cast<float>();
     out.difference.block(member * tile.size() + r, query_head * dim, 1, dim) = difference;
-    const double full_norm = full.cast<double>().norm();
-    const double error = difference.cast<double>().norm();
-    out.retained_mass[at](r, query_head) = static_cast<float>(std::min(mass, 1.0));
-    out.output_error[at](r, query_head) =
-        static_cast<float>(full_norm > 0 ? error / full_norm : (error > 0 ? 1.0 : 0.0));
-    out.entropy[at](r, query_head) = static_cast<float>(std::max(0.0, entropy));
-    out.dilution[at](r, query_head) = tile.useful.at(query_head, r).empty() ? std::numeric_limits<float>::quiet_NaN()
-                                                                            : static_cast<float>(1.0 - useful_share);
+    metrics.entropy = std::max(0.0, metrics.entropy);
+    metrics.full_norm = full.cast<double>().norm();
+    metrics.error_norm = difference.cast<double>().norm();
+    out.store(member, tile, r, query_head, metrics);
   }
 }
 

@@ -9,12 +9,12 @@
 #include <fmt/format.h>
 #include <tbb/global_control.h>
 #include <tbb/info.h>
-#include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
 #include "models/projection.h"
 #include "models/rope.h"
 #include "sim/replay/layer_replay.h"
+#include "sim/replay/layer_tasks.h"
 #include "sim/replay/model_selection.h"
 #include "sim/replay/selection.h"
 #include "sim/replay/side_data.h"
@@ -114,18 +114,11 @@ class SequenceReplay {
     const LayerSink sink = locked_sink();
     select_model_wide(sink);
     std::size_t done = 0;
-    tbb::parallel_for(
-        tbb::blocked_range<std::size_t>(0, layers_.size(), 1),
-        [&](const tbb::blocked_range<std::size_t>& range) {
-          for (std::size_t slot = range.begin(); slot < range.end(); ++slot) {
-            // Isolated: a thread that waits for a layer's heads must not start another layer, or the number of layers
-            // in memory would not be bounded by the number of threads.
-            tbb::this_task_arena::isolate([&] { run_layer(slot, sink); });
-            const std::scoped_lock lock(mutex_);
-            observer_.progress(static_cast<double>(++done) / static_cast<double>(layers_.size()));
-          }
-        },
-        tbb::simple_partitioner());
+    for_each_layer(layers_.size(), [&](std::size_t slot) {
+      run_layer(slot, sink);
+      const std::scoped_lock lock(mutex_);
+      observer_.progress(static_cast<double>(++done) / static_cast<double>(layers_.size()));
+    });
     observer_.end_sequence();
   }
 
@@ -169,7 +162,7 @@ class SequenceReplay {
         observer_.skipped(index, lacks);
         continue;
       }
-      ActivePolicy active{.index = index, .points = {}};
+      ActivePolicy active{.index = index, .needs = needs, .points = {}};
       for (std::size_t point = 0; point < context_.plan.points.size(); ++point) {
         if (context_.plan.points[point].policy == index) active.points.push_back(point);
       }
@@ -206,13 +199,8 @@ class SequenceReplay {
 
   /// Splits budgets over all layers, for the policies that ask for it; those that fail take no part in what follows.
   void select_model_wide(const LayerSink& sink) {
-    const auto load = [this](std::size_t slot) {
-      const int layer = geometry_.layers[layers_[slot]];
-      traces::LayerTensors tensors;
-      reader_.read_layer(sequence_, layer, tensors);
-      return std::make_unique<LayerData>(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot],
-                                         std::move(tensors),
-                                         read_layer_side(reader_, sequence_, layer, context_.needs, side_));
+    const auto load = [this](std::size_t slot, const policies::Needs& needs) {
+      return std::make_unique<LayerData>(load_layer(slot, needs, {}));
     };
     const auto failed = [&](std::size_t policy, const std::string& why) {
       sink.failed(policy, why);
@@ -223,14 +211,23 @@ class SequenceReplay {
     std::erase_if(context_.policies, [&](const ActivePolicy& active) { return failed_.contains(active.index); });
   }
 
-  void run_layer(std::size_t slot, const LayerSink& sink) {
-    if (context_.stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
+  /// Reads a layer, with what `needs` asks for besides k, v and q, into the memory of `tensors`.
+  [[nodiscard]] LayerData load_layer(std::size_t slot, const policies::Needs& needs,
+                                     traces::LayerTensors tensors) const {
     const int layer = geometry_.layers[layers_[slot]];
-    traces::LayerTensors tensors = spare_.take();
     reader_.read_layer(sequence_, layer, tensors);
-    LayerData data(geometry_, rope_, reader_.sequences()[sequence_], layers_[slot], std::move(tensors),
-                   read_layer_side(reader_, sequence_, layer, context_.needs, side_));
-    std::optional<models::OutputProjection> projection = read_projection(reader_, layer);
+    return {geometry_,
+            rope_,
+            reader_.sequences()[sequence_],
+            layers_[slot],
+            std::move(tensors),
+            read_layer_side(reader_, sequence_, layer, needs, side_)};
+  }
+
+  void run_layer(std::size_t slot, const LayerSink& sink) {
+    check_stop(context_.stop);
+    LayerData data = load_layer(slot, context_.needs, spare_.take());
+    std::optional<models::OutputProjection> projection = read_projection(reader_, data.layer());
     replay_layer(context_, data, slot, projection ? &*projection : nullptr, sink);
     spare_.give_back(std::move(data).tensors());
   }
@@ -299,7 +296,7 @@ void replay(const std::vector<traces::Reader>& readers, const ReplayPlan& plan, 
   arena.execute([&] {
     for (std::size_t trace = 0; trace < readers.size(); ++trace) {
       for (std::size_t sequence = 0; sequence < readers[trace].sequences().size(); ++sequence) {
-        if (stop) throw Error(ErrorCode::interrupted, "stopped on request; finished rows are kept");
+        check_stop(stop);
         SequenceReplay(readers[trace], trace, sequence, plan, options, observer, spare, stop).run();
       }
     }
