@@ -20,7 +20,7 @@ void add_squared_norms(const Matrix& rows, std::span<double> out) {
 
 }  // namespace
 
-OutputProjection::OutputProjection(Matrix w_o, std::optional<OutputNorm> norm)
+OutputProjection::OutputProjection(Matrix w_o, std::optional<Norm> norm)
     : w_o_(std::move(w_o)), norm_(std::move(norm)) {
   if (!norm_) norms_ = ProductNorms::of(w_o_);
 }
@@ -48,25 +48,13 @@ void OutputProjection::expect_rows(Index rows) {
 
 Matrix OutputProjection::project(const Matrix& rows) const { return rows * w_o_.transpose(); }
 
-void OutputProjection::apply_norm(Matrix& rows) const {
-  const Eigen::Map<const Eigen::RowVectorXf> weight(norm_->weight.data(), static_cast<Index>(norm_->weight.size()));
-  const float offset = norm_->kind == traces::NormKind::rms_plus_one ? 1.0F : 0.0F;
-  for (Index i = 0; i < rows.rows(); ++i) {
-    auto row = rows.row(i);
-    if (norm_->kind == traces::NormKind::layer) row.array() -= row.mean();
-    const double mean_square = row.cast<double>().squaredNorm() / static_cast<double>(row.size());
-    const auto inverse = static_cast<float>(1.0 / std::sqrt(mean_square + norm_->epsilon));
-    row.array() *= inverse * (weight.array() + offset);
-  }
-}
-
 void OutputProjection::output_squared(const Matrix& full, std::span<double> out) const {
   if (!norm_) {
     norms_.squared(full, out);
     return;
   }
   Matrix y = project(full);
-  apply_norm(y);
+  norm_->apply(y);
   std::fill(out.begin(), out.end(), 0.0);
   add_squared_norms(y, out);
 }
@@ -84,8 +72,8 @@ void OutputProjection::error_squared(const Matrix& full, const Matrix& differenc
   Matrix y = project(full);
   Matrix cut = project(difference);
   for (Index first = 0; first < cut.rows(); first += y.rows()) cut.middleRows(first, y.rows()) += y;
-  apply_norm(y);
-  apply_norm(cut);
+  norm_->apply(y);
+  norm_->apply(cut);
   for (Index first = 0; first < cut.rows(); first += y.rows()) cut.middleRows(first, y.rows()) -= y;
   std::fill(out.begin(), out.end(), 0.0);
   add_squared_norms(cut, out);

@@ -6,23 +6,18 @@
 #include <span>
 
 #include "models/matrix.h"
+#include "models/norm.h"
 #include "models/product_norms.h"
 #include "traces/header.h"
 
 namespace evictsim::models {
 
-/// A norm between W_O and the residual stream (Gemma); errors after W_O are taken behind it.
-struct OutputNorm {
-  std::vector<float> weight;  ///< [D]
-  traces::NormKind kind = traces::NormKind::rms;
-  double epsilon = 1e-6;
-};
-
 /// The output projection of one layer. `rows` arguments are concatenated heads, [N, Hq*d].
 class OutputProjection {
  public:
   /// `w_o` [D, Hq*d], columns h*d .. (h+1)*d - 1 belong to query head h.
-  OutputProjection(Matrix w_o, std::optional<OutputNorm> norm);
+  /// `norm`: between W_O and the residual stream (Gemma); errors after W_O are taken behind it.
+  OutputProjection(Matrix w_o, std::optional<Norm> norm);
 
   /// Announces how many rows will go through `error_squared`. Where it pays, ||W_O x|| is then taken as ||U x|| with
   /// the triangular factor U of W_O^T W_O (computed in double): half the products, same norm to about 1e-7 relative.
@@ -40,10 +35,8 @@ class OutputProjection {
   [[nodiscard]] bool uses_factor() const { return uses_factor_; }
 
  private:
-  void apply_norm(Matrix& rows) const;
-
   Matrix w_o_;
-  std::optional<OutputNorm> norm_;
+  std::optional<Norm> norm_;
   ProductNorms norms_;  ///< of W_O or its factor; unused behind a norm
   bool uses_factor_ = false;
 };

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "policies/pool_allocator.h"
 #include "policies/registry.h"
 #include "policies/seats.h"
 
@@ -7,35 +8,15 @@ namespace evictsim::policies {
 namespace {
 
 /// Heads compete for all but `floor` entries each, and then get these besides.
-class FloorPool : public Allocator {
+class FloorPool : public PoolAllocator {
  public:
   explicit FloorPool(const Parameters& parameters)
-      : pools_layers_(parameters.choice("scope") == "model"),
+      : PoolAllocator(parameters),
         floor_(parameters.integer("floor")),
         shifted_(floor_ > 0 && parameters.choice("bounds") == "as_code") {}
 
-  void allocate(const AllocationRequest& request, std::span<Index> counts) const override {
-    share({&request, 1}, counts);
-  }
-  void allocate_model(std::span<const AllocationRequest> layers, std::span<std::vector<Index>> counts) const override {
-    if (!pools_layers_) return Allocator::allocate_model(layers, counts);
-    std::vector<Index> all;
-    for (const AllocationRequest& layer : layers)
-      all.resize(all.size() + static_cast<std::size_t>(layer.scores->heads()));
-    share(layers, all);
-    auto next = all.begin();
-    for (std::vector<Index>& layer : counts) {
-      std::copy_n(next, layer.size(), layer.begin());
-      next += std::ssize(layer);
-    }
-  }
-  [[nodiscard]] AllocationScope scope() const override {
-    return pools_layers_ ? AllocationScope::model_each_cut : AllocationScope::layer;
-  }
-
  private:
-  /// Heads of all `layers`, layer by layer, share one pool.
-  void share(std::span<const AllocationRequest> layers, std::span<Index> counts) const {
+  void share(std::span<const AllocationRequest> layers, std::span<Index> counts) const override {
     std::vector<Index> ends;  // of each head's entries when all lie one after another
     std::vector<Competitor> competitors;
     Index seats = 0;
@@ -66,7 +47,6 @@ class FloorPool : public Allocator {
     return static_cast<int>(std::lower_bound(ends.begin(), ends.end(), begin) - ends.begin());
   }
 
-  bool pools_layers_;
   Index floor_;
   bool shifted_;
 };
@@ -75,7 +55,7 @@ const Registration registration(
     {.name = "floor_pool",
      .sentence = "Lets all heads compete for the budget but for a few entries that each is sure of.",
      .citation = "DBTrimKV, arXiv 2605.09649; ngocbh/trimkv DynamicBudgetTrimKVCache",
-     .parameters = {choice_parameter("scope", {"model", "layer"}, "heads of all layers, or of one layer"),
+     .parameters = {pool_scope_parameter(),
                     integer_parameter("floor", "0", 0, 1e9, "entries that every head is sure of, out of its budget"),
                     choice_parameter("bounds", {"as_code", "clean"},
                                      "with a floor; as_code: a head's first entry, where it wins a place, wins it for "

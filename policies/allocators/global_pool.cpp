@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "policies/chosen_set.h"
+#include "policies/pool_allocator.h"
 #include "policies/registry.h"
 #include "policies/seats.h"
 
@@ -11,37 +12,16 @@ namespace evictsim::policies {
 namespace {
 
 /// All heads compete for the budget with their unprotected entries; what is protected stays beside them.
-class GlobalPool : public Allocator {
+class GlobalPool : public PoolAllocator {
  public:
   explicit GlobalPool(const Parameters& parameters)
-      : by_layer_sum_(parameters.choice("normalise") == "layer_sum"),
-        pools_layers_(parameters.choice("scope") == "model"),
+      : PoolAllocator(parameters),
+        by_layer_sum_(parameters.choice("normalise") == "layer_sum"),
         count_(parameters.choice("count")),
         floor_(parameters.integer("floor")) {}
 
-  void allocate(const AllocationRequest& request, std::span<Index> counts) const override {
-    share({&request, 1}, counts);
-  }
-
-  void allocate_model(std::span<const AllocationRequest> layers, std::span<std::vector<Index>> counts) const override {
-    if (!pools_layers_) return Allocator::allocate_model(layers, counts);
-    std::vector<Index> all;
-    for (const std::vector<Index>& layer : counts) all.resize(all.size() + layer.size());
-    share(layers, all);
-    auto next = all.begin();
-    for (std::vector<Index>& layer : counts) {
-      std::copy_n(next, layer.size(), layer.begin());
-      next += std::ssize(layer);
-    }
-  }
-
-  [[nodiscard]] AllocationScope scope() const override {
-    return pools_layers_ ? AllocationScope::model_each_cut : AllocationScope::layer;
-  }
-
  private:
-  /// `counts`: of the heads of all `layers`, layer by layer.
-  void share(std::span<const AllocationRequest> layers, std::span<Index> counts) const {
+  void share(std::span<const AllocationRequest> layers, std::span<Index> counts) const override {
     std::vector<Competitor> competitors;
     Index seats = 0;
     Index total = 0;
@@ -94,7 +74,6 @@ class GlobalPool : public Allocator {
   }
 
   bool by_layer_sum_;
-  bool pools_layers_;
   std::string count_;
   Index floor_;
 };
@@ -105,7 +84,7 @@ const Registration registration(
      .citation = "LaProx, arXiv 2605.07234; KVzip, arXiv 2505.23416",
      .parameters = {choice_parameter("normalise", {"none", "layer_sum"},
                                      "compare scores as they are, or divided by their layer's sum"),
-                    choice_parameter("scope", {"model", "layer"}, "heads of all layers, or of one layer"),
+                    pool_scope_parameter(),
                     choice_parameter("count", {"per_head", "kept", "removed"},
                                      "entries in all: heads times the budget of one, or the share of all entries, "
                                      "truncated as what is kept or as what is removed"),

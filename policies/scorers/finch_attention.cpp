@@ -4,48 +4,35 @@
 #include "policies/registry.h"
 #include "policies/scoring.h"
 #include "policies/shared_parameters.h"
+#include "policies/window_scorer.h"
 
 namespace evictsim::policies {
 namespace {
 
-/// Attention from the question, each of its tokens weighted by how many entries it could attend to. A window that
-/// leaves nothing to compete is one token shorter than the sequence.
-class FinchAttention : public Scorer {
+/// Attention from the question, each of its tokens weighted by how many entries it could attend to.
+class FinchAttention : public WindowScorer {
  public:
   explicit FinchAttention(const Parameters& parameters)
-      : window_(parameters.optional_integer("window")),
+      : WindowScorer(parameters.optional_integer("window").value_or(0), WindowEntries::raise),
+        to_question_(!parameters.optional_integer("window")),
         normalize_(parameters.boolean("normalize")),
         chunk_(parameters.integer("chunk")) {}
 
   void score(const CacheView& cache, const CutBudget& budget, LayerScores& scores) override {
-    const Index window = std::min(window_length(cache), cache.seen() - 1);
-    const Index window_begin = cache.seen() - window;
-    for (int head = 0; head < cache.heads(); ++head) {
-      const Index candidates = count_before(cache.entries(head), window_begin);
-      if (window == 0 || candidates == 0) continue;
-      const std::vector<double> row = score_head(cache, head, window, candidates);
-      std::transform(row.begin(), row.end(), scores.of(head).begin(),
-                     [](double value) { return static_cast<float>(value); });
-    }
-    const float raised = raised_score(scores);
-    for (int head = 0; head < cache.heads(); ++head) {
-      for (Index i = count_before(cache.entries(head), window_begin); i < std::ssize(scores.of(head)); ++i) {
-        scores.raise(head, i, raised);
-      }
-    }
+    WindowScorer::score(cache, budget, scores);
     if (chunk_ > 0) keep_best_of_chunks(share_of(budget), scores);
   }
 
   [[nodiscard]] bool depends_on_budget() const override { return chunk_ > 0; }
   [[nodiscard]] Needs needs() const override {
-    if (window_) return {.window_queries = *window_};
+    if (!to_question_) return WindowScorer::needs();
     return {.all_queries = true, .spans = {"question"}};
   }
 
  private:
   /// From the first token of the last question annotated to the newest.
-  [[nodiscard]] Index window_length(const CacheView& cache) const {
-    if (window_) return *window_;
+  [[nodiscard]] Index window_length(const CacheView& cache) const override {
+    if (!to_question_) return WindowScorer::window_length(cache);
     Index first = cache.seen();
     for (const traces::Span& question : cache.spans("question")) {
       if (question.first < cache.prompt_length()) first = question.first;
@@ -53,7 +40,8 @@ class FinchAttention : public Scorer {
     return cache.seen() - first;
   }
 
-  [[nodiscard]] std::vector<double> score_head(const CacheView& cache, int head, Index window, Index candidates) const {
+  [[nodiscard]] std::vector<double> score_head(const CacheView& cache, int head, Index window,
+                                               Index candidates) override {
     const QueryHeads queries = cache.query_heads(head);
     const auto cached = static_cast<double>(cache.entries(head).size());
     std::vector<double> row(static_cast<std::size_t>(candidates), 0.0);
@@ -89,7 +77,7 @@ class FinchAttention : public Scorer {
     }
   }
 
-  std::optional<Index> window_;
+  bool to_question_;  ///< the window begins at the question
   bool normalize_;
   Index chunk_;
 };

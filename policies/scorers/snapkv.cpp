@@ -3,46 +3,25 @@
 #include "policies/press.h"
 #include "policies/registry.h"
 #include "policies/scoring.h"
+#include "policies/window_scorer.h"
 
 namespace evictsim::policies {
 namespace {
 
-/// Attention from the last tokens seen, pooled over neighbours. A sequence no longer than the window is scored with a
-/// window one token shorter than itself, so that something competes.
-class SnapKv : public Scorer {
+/// Attention from the last tokens seen, pooled over neighbours.
+class SnapKv : public WindowScorer {
  public:
   explicit SnapKv(const Parameters& parameters)
-      : original_(parameters.choice("variant") == "original"),
-        window_(parameters.integer("window")),
+      : WindowScorer(parameters.integer("window"),
+                     parameters.choice("variant") == "original" ? WindowEntries::protect : WindowEntries::raise),
+        original_(parameters.choice("variant") == "original"),
         kernel_(parameters.integer("kernel")),
         pooling_(pool_of(parameters)),
         group_(group_of(parameters)) {}
 
-  void score(const CacheView& cache, const CutBudget&, LayerScores& scores) override {
-    const Index window = std::min(window_, cache.seen() - 1);
-    const Index window_begin = cache.seen() - window;
-    for (int head = 0; head < cache.heads(); ++head) {
-      const Index candidates = count_before(cache.entries(head), window_begin);
-      if (window == 0 || candidates == 0) continue;
-      const std::vector<double> row = score_head(cache, head, window, candidates);
-      std::transform(row.begin(), row.end(), scores.of(head).begin(),
-                     [](double value) { return static_cast<float>(value); });
-    }
-    const float raised = raised_score(scores);
-    for (int head = 0; head < cache.heads(); ++head) {
-      for (Index i = count_before(cache.entries(head), window_begin); i < std::ssize(scores.of(head)); ++i) {
-        if (original_) {
-          scores.protect(head, i);
-        } else {
-          scores.raise(head, i, raised);
-        }
-      }
-    }
-  }
-
   /// Pooled per query head in both variants; window entries do not compete.
   [[nodiscard]] std::vector<std::vector<double>> attention_of_score(const CacheView& cache) override {
-    const Index window = std::min(window_, cache.seen() - 1);
+    const Index window = window_of(cache);
     std::vector<std::vector<double>> attention;
     for (int head = 0; head < cache.heads(); ++head) {
       const Index candidates = window == 0 ? 0 : count_before(cache.entries(head), cache.seen() - window);
@@ -58,7 +37,6 @@ class SnapKv : public Scorer {
   }
 
   [[nodiscard]] Granularity granularity() const override { return granularity_of(group_); }
-  [[nodiscard]] Needs needs() const override { return {.window_queries = window_}; }
 
  private:
   /// What the first `candidates` entries receive from the window.
@@ -71,7 +49,8 @@ class SnapKv : public Scorer {
     return row;
   }
 
-  [[nodiscard]] std::vector<double> score_head(const CacheView& cache, int head, Index window, Index candidates) const {
+  [[nodiscard]] std::vector<double> score_head(const CacheView& cache, int head, Index window,
+                                               Index candidates) override {
     const QueryHeads queries = cache.query_heads(head);
     std::vector<std::vector<double>> rows;
     for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
@@ -86,7 +65,6 @@ class SnapKv : public Scorer {
   }
 
   bool original_;
-  Index window_;
   Index kernel_;
   Pooling pooling_;
   GroupReduction group_;

@@ -55,12 +55,9 @@ policies::Needs needs_of(const policies::Policy& policy) {
 std::optional<models::OutputProjection> read_projection(const traces::Reader& reader, int layer) {
   auto w_o = reader.read_weight(layer, traces::LayerWeight::w_o);
   if (!w_o) return std::nullopt;
-  std::optional<models::OutputNorm> norm;
+  std::optional<models::Norm> norm;
   if (auto weight = reader.read_weight(layer, traces::LayerWeight::output_norm)) {
-    const traces::Header& header = reader.header();
-    norm = models::OutputNorm{.weight = std::move(weight->data),
-                              .kind = header.norm_kind.value_or(traces::NormKind::rms),
-                              .epsilon = header.norm_epsilon.value_or(1e-6)};
+    norm = models::Norm::of(reader.header(), std::move(weight->data));
   }
   const auto rows = static_cast<Index>(w_o->shape[0]);
   const auto columns = static_cast<Index>(w_o->shape[1]);

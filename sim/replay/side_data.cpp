@@ -2,10 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <utility>
 
-#include "traces/error.h"
+#include "models/norm.h"
 
 namespace evictsim::sim {
 namespace {
@@ -38,11 +37,10 @@ LayerSide read_layer_side(const traces::Reader& reader, std::size_t sequence, in
   }
   if (needs.layer_input) {
     const auto hidden = reader.read_hidden(sequence, layer);
-    const auto norm = reader.read_weight(layer, traces::LayerWeight::input_norm);
+    auto norm = reader.read_weight(layer, traces::LayerWeight::input_norm);
     if (hidden && norm) {
       side.layer_input = matrix_of(*hidden);
-      apply_input_norm(reader.header().norm_kind.value_or(traces::NormKind::rms),
-                       reader.header().norm_epsilon.value_or(1e-6), norm->data, side.layer_input);
+      models::Norm::of(reader.header(), std::move(norm->data)).apply(side.layer_input);
     }
   }
   if (needs.second_pass) {
@@ -81,19 +79,6 @@ std::string missing_side(const traces::Reader& reader, std::size_t sequence, con
     }
   }
   return {};
-}
-
-void apply_input_norm(traces::NormKind kind, double epsilon, const std::vector<float>& weight, models::Matrix& rows) {
-  const auto width = static_cast<double>(rows.cols());
-  const double offset = kind == traces::NormKind::rms_plus_one ? 1.0 : 0.0;
-  for (models::Index r = 0; r < rows.rows(); ++r) {
-    Eigen::VectorXd row = rows.row(r).cast<double>().transpose();
-    if (kind == traces::NormKind::layer) row.array() -= row.mean();
-    row /= std::sqrt(row.squaredNorm() / width + epsilon);
-    for (models::Index c = 0; c < rows.cols(); ++c) {
-      rows(r, c) = static_cast<float>(row(c) * (static_cast<double>(weight[static_cast<std::size_t>(c)]) + offset));
-    }
-  }
 }
 
 }  // namespace evictsim::sim

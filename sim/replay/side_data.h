@@ -38,7 +38,4 @@ LayerSide read_layer_side(const traces::Reader& reader, std::size_t sequence, in
 std::string missing_side(const traces::Reader& reader, std::size_t sequence, const std::vector<int>& layers,
                          const policies::Needs& needs);
 
-/// The norm before attention, row by row: rms, rms with weight + 1, or layer norm. `rows` [N, D].
-void apply_input_norm(traces::NormKind kind, double epsilon, const std::vector<float>& weight, models::Matrix& rows);
-
 }  // namespace evictsim::sim

@@ -19,15 +19,15 @@ Matrix random_matrix(std::mt19937_64& generator, Index rows, Index columns) {
   return matrix;
 }
 
-std::optional<OutputNorm> make_norm(std::mt19937_64& generator, NormKind kind, Index size) {
-  OutputNorm norm{.weight = {}, .kind = kind, .epsilon = 1e-3};
+std::optional<Norm> make_norm(std::mt19937_64& generator, NormKind kind, Index size) {
+  Norm norm{.weight = {}, .kind = kind, .epsilon = 1e-3};
   std::normal_distribution<float> normal;
   for (Index i = 0; i < size; ++i) norm.weight.push_back(normal(generator));
   return norm;
 }
 
 /// norm(W_O x) in double.
-Eigen::VectorXd direct(const Matrix& w_o, const std::optional<OutputNorm>& norm, const Eigen::VectorXd& x) {
+Eigen::VectorXd direct(const Matrix& w_o, const std::optional<Norm>& norm, const Eigen::VectorXd& x) {
   Eigen::VectorXd y = w_o.cast<double>() * x;
   if (!norm) return y;
   if (norm->kind == NormKind::layer) y.array() -= y.mean();
@@ -40,7 +40,7 @@ Eigen::VectorXd direct(const Matrix& w_o, const std::optional<OutputNorm>& norm,
 }
 
 /// Checks both squared norms for three blocks of differences; `factor` says whether the factor must be in use.
-void check(const Matrix& w_o, const std::optional<OutputNorm>& norm, Index expected_rows, bool factor) {
+void check(const Matrix& w_o, const std::optional<Norm>& norm, Index expected_rows, bool factor) {
   std::mt19937_64 generator(11);
   OutputProjection projection(w_o, norm);
   if (expected_rows > 0) projection.expect_rows(expected_rows);

@@ -8,6 +8,7 @@
 
 #include "sim/replay/evaluation.h"
 #include "sim/replay/layer_cache.h"
+#include "tests/support/layer_tiles.h"
 #include "tests/support/memory_trace_exact.h"
 
 namespace {
@@ -21,24 +22,10 @@ constexpr double tolerance = 2e-5;  // float32 products of at most 100 terms of 
 
 /// The blocks of decode rows that a replay would walk through with `block` rows per tile.
 std::vector<Tile> make_tiles(const LayerData& layer, std::size_t block, Index useful_entries) {
-  std::vector<std::vector<double>> mass(static_cast<std::size_t>(layer.geometry().num_query_heads),
-                                        std::vector<double>(static_cast<std::size_t>(layer.prompt_length()), 0.0));
-  const auto rows = layer.decode_rows();
-  std::vector<Tile> tiles;
-  for (std::size_t first = 0; first < rows.size(); first += block) {
-    tiles.push_back(make_tile(layer, rows.subspan(first, std::min(block, rows.size() - first)), false, nullptr));
-    add_future_mass(layer, tiles.back(), mass);
-  }
-  for (Tile& tile : tiles) find_useful_sets(layer, mass, static_cast<Index>(rows.size()), useful_entries, tile);
+  std::vector<std::vector<double>> mass;
+  std::vector<Tile> tiles = attended_tiles(layer, block, mass);
+  for (Tile& tile : tiles) find_useful_sets(layer, mass, std::ssize(layer.decode_rows()), useful_entries, tile);
   return tiles;
-}
-
-std::vector<CacheHead> cache_heads(const LayerData& layer, Granularity granularity) {
-  const PromptFeatures none;
-  const LayerCache cache(layer, none, granularity, {});
-  std::vector<CacheHead> heads;
-  for (int head = 0; head < cache.heads(); ++head) heads.push_back(cache.cache_head(head));
-  return heads;
 }
 
 /// Worst difference between one member's metrics and the exact ones.

@@ -9,6 +9,7 @@
 #include "sim/replay/layer_cache.h"
 #include "sim/replay/most_attended.h"
 #include "sim/replay/oracle.h"
+#include "tests/support/layer_tiles.h"
 #include "tests/support/memory_trace_exact.h"
 
 namespace {
@@ -19,26 +20,6 @@ using namespace evictsim::test;
 using policies::Granularity;
 
 constexpr double tolerance = 2e-6;  // sums of at most 60 float32 probabilities
-
-std::vector<CacheHead> cache_heads(const LayerData& layer, Granularity granularity) {
-  const PromptFeatures none;
-  const LayerCache cache(layer, none, granularity, {});
-  std::vector<CacheHead> heads;
-  for (int head = 0; head < cache.heads(); ++head) heads.push_back(cache.cache_head(head));
-  return heads;
-}
-
-std::vector<Tile> make_tiles(const LayerData& layer, std::size_t block, FutureMass& mass) {
-  mass.assign(static_cast<std::size_t>(layer.geometry().num_query_heads),
-              std::vector<double>(static_cast<std::size_t>(layer.prompt_length()), 0.0));
-  const auto rows = layer.decode_rows();
-  std::vector<Tile> tiles;
-  for (std::size_t first = 0; first < rows.size(); first += block) {
-    tiles.push_back(make_tile(layer, rows.subspan(first, std::min(block, rows.size() - first)), false, nullptr));
-    add_future_mass(layer, tiles.back(), mass);
-  }
-  return tiles;
-}
 
 std::vector<std::int32_t> all_rows(std::int32_t count) {
   std::vector<std::int32_t> rows(static_cast<std::size_t>(count));
@@ -93,7 +74,7 @@ TEST_CASE("regret, gain, overlap and premature evictions of four weighted entrie
   const LoadedLayer loaded(trace);
   const LayerData& layer = loaded.data();
   FutureMass mass;
-  const std::vector<Tile> tiles = make_tiles(layer, 8, mass);
+  const std::vector<Tile> tiles = attended_tiles(layer, 8, mass);
   REQUIRE(tiles.size() == 1);
   const std::vector<std::int32_t> held = all_rows(4);
   const std::vector<CacheHead> heads = cache_heads(layer, Granularity::kv_head);
@@ -141,7 +122,7 @@ TEST_CASE("regret and gain in every row and head, against sums in double") {
     const LayerData& layer = loaded.data();
     const ExactLayer exact(trace);
     FutureMass mass;
-    const std::vector<Tile> tiles = make_tiles(layer, block, mass);
+    const std::vector<Tile> tiles = attended_tiles(layer, block, mass);
     const std::vector<CacheHead> heads = cache_heads(layer, granularity);
     Oracle oracle(layer, heads, mass, all_rows(40));
     // A cut of its own size in every head.
@@ -214,7 +195,7 @@ TEST_CASE("the entries attended most are found in every row, whatever is visible
     FutureMass mass;
     int wrong = 0;
     int compared = 0;
-    for (const Tile& tile : make_tiles(layer, 37, mass)) {
+    for (const Tile& tile : attended_tiles(layer, 37, mass)) {
       const MostAttended most(layer, tile, count);
       const std::vector<models::EntryRange> visible = layer.group_visibility(tile.rows);
       for (int h = 0; h < shape.query_heads; ++h) {
@@ -246,7 +227,7 @@ TEST_CASE("an entry is evicted prematurely from the row after its last one on") 
   const MemoryTrace trace = weighted_trace({1, 8, 2, 4, 1, 1, 1}, 4);
   const LoadedLayer loaded(trace);
   FutureMass mass;
-  const std::vector<Tile> tiles = make_tiles(loaded.data(), 8, mass);
+  const std::vector<Tile> tiles = attended_tiles(loaded.data(), 8, mass);
   const CacheHead head = cache_heads(loaded.data(), Granularity::kv_head)[0];
   const MostAttended most(loaded.data(), tiles[0], 2);  // entries 1 and 3 in every row
   const std::vector<std::int32_t> last_row = {3, 4, 3, 5, never_evicted, never_evicted, never_evicted};
