@@ -83,10 +83,13 @@ void AttentionRecord::observe(const StepView& step) {
 void AttentionRecord::add(int query_head, std::span<const std::int32_t> entries, std::span<const float> attention,
                           Index row) {
   const auto place = static_cast<std::size_t>(query_head);
-  std::vector<float> values = signals(attention, row);
+  const bool as_given = options_.signal == AttentionSignal::probability;
+  std::vector<float> values = as_given && !windowed() ? std::vector<float>() : signals(attention, row);
   if (!windowed()) {
+    const std::span<const float> added = as_given ? attention : values;
+    std::vector<double>& sums = sums_[place];
     for (std::size_t i = 0; i < entries.size(); ++i) {
-      sums_[place][static_cast<std::size_t>(entries[i])] += static_cast<double>(values[i]);
+      sums[static_cast<std::size_t>(entries[i])] += static_cast<double>(added[i]);
     }
     return;
   }
@@ -127,14 +130,20 @@ std::vector<float> AttentionRecord::signals(std::span<const float> attention, In
   return values;
 }
 
-std::vector<double> AttentionRecord::sums(int query_head) const {
+std::vector<double> AttentionRecord::sums(int query_head, std::span<const std::int32_t> entries) const {
   const auto place = static_cast<std::size_t>(query_head);
-  std::vector<double> sums = sums_[place];
-  for (const Row& row : recent_[place]) {
-    for (std::size_t i = 0; i < row.entries.size(); ++i) {
-      sums[static_cast<std::size_t>(row.entries[i])] += static_cast<double>(row.signals[i]);
+  std::vector<double> windowed_sums;
+  if (windowed()) {
+    windowed_sums = sums_[place];
+    for (const Row& row : recent_[place]) {
+      for (std::size_t i = 0; i < row.entries.size(); ++i) {
+        windowed_sums[static_cast<std::size_t>(row.entries[i])] += static_cast<double>(row.signals[i]);
+      }
     }
   }
+  const std::vector<double>& all = windowed() ? windowed_sums : sums_[place];
+  std::vector<double> sums(entries.size());
+  for (std::size_t i = 0; i < entries.size(); ++i) sums[i] = all[static_cast<std::size_t>(entries[i])];
   return sums;
 }
 

@@ -46,8 +46,8 @@ class AttentionRecord {
   [[nodiscard]] bool begun() const { return !sums_.empty(); }
   void observe(const StepView& step);
 
-  /// By token row, as many as were seen; those of entries long gone stand still.
-  [[nodiscard]] std::vector<double> sums(int query_head) const;
+  /// What each of `entries` (token rows, all seen) received; of an entry long gone, what it had received by then.
+  [[nodiscard]] std::vector<double> sums(int query_head, std::span<const std::int32_t> entries) const;
   /// Queries added up for the entry of token `row` when `seen` tokens were seen.
   [[nodiscard]] Index queries(Index row, Index seen) const;
   /// Needs::all_queries, or window_queries, and decode_attention.

@@ -151,7 +151,10 @@ class CompositionReader {
       if (argument.key == "allocator") composition.allocator = allocator(argument.value);
       if (argument.key == "schedule") composition.schedule = schedule(argument.value);
       if (argument.key == "protection") composition.protections.push_back(protection(argument.value));
-      if (argument.key == "placement") composition.placement = placement(argument.value);
+      if (argument.key == "placement") {
+        if (composition.placement) fail(call, "has a placement already");
+        composition.placement = placement(argument.value);
+      }
       if (argument.key == "budget") composition.budget = Budget::parse(argument.value.name);
     }
   }
@@ -355,7 +358,11 @@ Policy make_policy(const Composition& composition, std::string name) {
   }
   if (policy.granularity == Granularity::query_head) policy.terms += "query_head";
   if (composition.placement) policy.terms += composition.placement->text();
-  if (policy.places()) policy.needs = policy.needs.with(policy.make_placement()->needs());
+  if (policy.places()) {
+    const std::unique_ptr<Placement> placement = policy.make_placement();
+    policy.needs = policy.needs.with(placement->needs());
+    policy.places_at_any_budget = placement->changes_whole_cache();
+  }
   return policy;
 }
 

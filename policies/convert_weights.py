@@ -6,6 +6,10 @@
 SYSTEM is one of trimkv, dbtrimkv, foresightkv, kvzap, fastkvzip, locret, or a regular expression of its own: one group
 named `layer`, the layer's number, and one named `name`, the tensor's name inside the layer; without `layer` the tensor
 is shared by all layers. Tensors that do not match are left out, and counted. Needs numpy and h5py, not torch.
+
+    convert_weights.py lukv OUTPUT.h5 FILE.npy [--group NAME]
+
+takes LU-KV's curves, a numpy array [99, layers, KV heads] of the share that each head loses, 1 % to 99 % removed.
 """
 import argparse
 import json
@@ -81,6 +85,24 @@ def write_tensor(group, name, kind, values):
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(values), stored)
 
 
+def write_prune_ratios(arguments):
+    if len(arguments.inputs) != 1:
+        raise SystemExit("lukv takes one file of curves")
+    path = arguments.inputs[0]
+    try:
+        curves = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: not a numpy file ({error})") from None
+    if getattr(curves, "ndim", 0) != 3 or curves.shape[0] != 99 or curves.dtype.kind != "f":
+        raise SystemExit(f"{path}: must be an array of floating-point numbers [99, layers, KV heads]")
+    with h5py.File(arguments.output, "a") as file:
+        group = file.require_group(arguments.group)
+        if "prune_ratios" in group:
+            raise SystemExit(f"{arguments.output}: prune_ratios is there already")
+        group.create_dataset("prune_ratios", data=curves.astype("<f4"))
+    print(f"{arguments.output}: layers 0 to {curves.shape[1] - 1} ({curves.shape[1]}), {curves.shape[2]} KV heads each")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system")
@@ -90,6 +112,9 @@ def main():
     parser.add_argument("--attribute", action="append", default=[], help="such as activation=silu")
     arguments = parser.parse_args()
 
+    if arguments.system == "lukv":
+        write_prune_ratios(arguments)
+        return
     patterns = [re.compile(text) for text in PATTERNS.get(arguments.system, [arguments.system])]
     if any("name" not in pattern.groupindex for pattern in patterns):
         raise SystemExit(f"SYSTEM must be one of {', '.join(PATTERNS)}, or a pattern with a group (?P<name>...)")

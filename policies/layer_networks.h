@@ -140,9 +140,13 @@ models::MatrixDouble inputs_of(const CacheView& cache, RowRange rows);
 /// A number per token row and KV head that is fixed when the row arrives.
 class PerRow {
  public:
-  /// Adds the rows that came since the last call, in blocks; `evaluate(RowRange)` gives [count, heads].
+  /// Adds the rows that came since the last call, in blocks; `evaluate(RowRange)` gives [count, heads]. A view that
+  /// begins at another token (a part of the cache, as at_arrival and chunkwise score) starts anew.
   template <typename Evaluate>
   void update(const CacheView& cache, const Evaluate& evaluate) {
+    const std::int32_t first = cache.positions().front();
+    if (first != first_position_) values_.resize(0, 0);
+    first_position_ = first;
     while (values_.rows() < cache.seen()) {
       const RowRange rows{values_.rows(), std::min(block_rows, cache.seen() - values_.rows())};
       const models::MatrixDouble added = evaluate(rows);
@@ -164,6 +168,7 @@ class PerRow {
  private:
   static constexpr Index block_rows = 512;
   models::MatrixDouble values_;
+  std::int32_t first_position_ = 0;  ///< of the first row, which positions tell apart
 };
 
 }  // namespace evictsim::policies

@@ -3,10 +3,12 @@
 /// What a policy needs from a trace beyond k, v and the queries of decode rows.
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <string>
 
 #include "models/matrix.h"
+#include "traces/packets.h"
 #include "traces/reader.h"
 
 namespace evictsim::policies {
@@ -16,9 +18,11 @@ struct Needs {
   bool all_queries = false;          ///< q of every prompt row
   /// `Scorer::observe` or window attention at cuts while decoding: q of every decode row.
   bool decode_attention = false;
-  bool output_weights = false;              ///< w_o of every layer replayed
-  bool layer_input = false;                 ///< x and the norm before attention of every layer replayed
-  bool second_pass = false;                 ///< rows of a second forward pass over the context
+  bool output_weights = false;  ///< w_o of every layer replayed
+  bool layer_input = false;     ///< x and the norm before attention of every layer replayed
+  bool second_pass = false;     ///< rows of a second forward pass over the context
+  /// Documents recorded alone, by PacketSet: what of every layer replayed.
+  std::array<traces::PacketContents, traces::packet_sets.size()> packets = {};
   std::set<traces::Channel> channels = {};  ///< per-token channels
   std::set<std::string> spans = {};         ///< kinds of annotated ranges
   /// Parameters without which the policy cannot run ("weights: a file with gates"); it is skipped like one that lacks a
@@ -34,6 +38,11 @@ struct Needs {
     both.output_weights |= other.output_weights;
     both.layer_input |= other.layer_input;
     both.second_pass |= other.second_pass;
+    for (std::size_t set = 0; set < packets.size(); ++set) {
+      both.packets[set].rows |= other.packets[set].rows;
+      both.packets[set].queries |= other.packets[set].queries;
+      both.packets[set].after |= other.packets[set].after;
+    }
     both.channels.insert(other.channels.begin(), other.channels.end());
     both.spans.insert(other.spans.begin(), other.spans.end());
     both.parameters.insert(other.parameters.begin(), other.parameters.end());

@@ -14,6 +14,7 @@
 #include "policies/budget.h"
 #include "policies/cache_view.h"
 #include "policies/needs.h"
+#include "policies/packet_layer.h"
 
 namespace evictsim::policies {
 
@@ -54,6 +55,10 @@ class PlacementView {
   [[nodiscard]] virtual CutBudget budget() const = 0;
   /// Bytes of one stored component of k or v.
   [[nodiscard]] virtual int component_bytes() const = 0;
+  /// Documents recorded alone, of the set that `Placement::ingest` names. Throws Error(policy_failure) without one.
+  [[nodiscard]] virtual const PacketLayer& packets() const;
+  /// Rows of `packets` that ingest left to a query head, ascending.
+  [[nodiscard]] virtual std::span<const std::int32_t> kept_packet_rows(int query_head) const;
 };
 
 /// What one decode row attends.
@@ -61,6 +66,8 @@ struct AttendedEntries {
   /// [query head] token rows, ascending. Filled in with the hot entries of the query head's cache; the newest row must
   /// stay among them.
   std::vector<std::vector<std::int32_t>> rows;
+  /// [query head] entries that stand for no token of the sequence, rows of `Placement::extra_keys`; empty: none.
+  std::vector<std::vector<std::int32_t>> extra = {};
   StepTraffic traffic;
 };
 
@@ -82,6 +89,18 @@ class Placement {
   [[nodiscard]] virtual models::MatrixView attended_values(const PlacementView& layer, int head) const {
     return layer.values(layer.hot().geometry().kv_head_of(layer.hot().query_heads(head).first));
   }
+  /// Keys and values of the entries beyond the sequence, [entries, d], for a cache head.
+  [[nodiscard]] virtual models::MatrixView extra_keys(const PlacementView& layer, int head) const;
+  [[nodiscard]] virtual models::MatrixView extra_values(const PlacementView& layer, int head) const;
+  /// The query with which the newest row attends, [d]; the recorded one unless the placement changes it.
+  [[nodiscard]] virtual std::span<const float> attended_query(const PlacementView& layer, int query_head) const {
+    return layer.query(query_head);
+  }
+  /// How packets are made ready before `begin`; null for placements without packets.
+  [[nodiscard]] virtual const PacketIngest* ingest() const { return nullptr; }
+  /// Whether rows are attended in another way even where nothing is cut: the placement then works at any budget, 1
+  /// included.
+  [[nodiscard]] virtual bool changes_whole_cache() const { return false; }
   /// Bytes at rest after the prompt's cut, codes, digests and records included.
   [[nodiscard]] virtual TierBytes stored(const PlacementView& layer) const = 0;
   [[nodiscard]] virtual Needs needs() const { return {}; }

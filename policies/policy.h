@@ -31,6 +31,7 @@ struct Policy {
   std::shared_ptr<const Schedule> schedule;
   std::vector<std::shared_ptr<const Protection>> protections;
   std::function<std::unique_ptr<Placement>()> make_placement;  ///< empty: what is cut is gone
+  bool places_at_any_budget = false;                           ///< see Placement::changes_whole_cache
   Needs needs;
   Granularity granularity = Granularity::kv_head;
   /// When it cuts, to how many per head and per what cache, as text: what policies must share for one to bound the

@@ -54,28 +54,25 @@ LayerScores::LayerScores(const LayerView& layer)
   }
 }
 
-void LayerScores::mark(Marks& all, int head, Index entry) const {
-  std::vector<std::uint8_t>& marks = all[static_cast<std::size_t>(head)];
-  if (marks.empty()) marks.assign(values_[static_cast<std::size_t>(head)].size(), 0);
-  if (entry < 0 || entry >= std::ssize(marks)) {
+void LayerScores::mark(std::vector<Marks>& all, int head, Index first, Index last) const {
+  if (last <= first) return;
+  Marks& marks = all[static_cast<std::size_t>(head)];
+  const Index entries = std::ssize(values_[static_cast<std::size_t>(head)]);
+  if (first < 0 || last > entries) {
     throw Error(ErrorCode::policy_failure, "a policy marks an entry that the head does not have",
-                {.value = std::to_string(entry)});
+                {.value = std::to_string(first < 0 ? first : last - 1)});
   }
-  marks[static_cast<std::size_t>(entry)] = 1;
+  if (marks.of_entry.empty()) marks.of_entry.assign(static_cast<std::size_t>(entries), 0);
+  for (Index entry = first; entry < last; ++entry) {
+    std::uint8_t& is_marked = marks.of_entry[static_cast<std::size_t>(entry)];
+    marks.count += 1 - is_marked;
+    is_marked = 1;
+  }
 }
-
-void LayerScores::protect(int head, Index entry) { mark(protected_, head, entry); }
-
-void LayerScores::drop(int head, Index entry) { mark(dropped_, head, entry); }
 
 void LayerScores::raise(int head, Index entry, float score) {
-  mark(raised_, head, entry);
+  mark(raised_, head, entry, entry + 1);
   values_[static_cast<std::size_t>(head)][static_cast<std::size_t>(entry)] = score;
-}
-
-Index LayerScores::count(const Marks& all, int head) {
-  const std::vector<std::uint8_t>& marks = all[static_cast<std::size_t>(head)];
-  return std::count(marks.begin(), marks.end(), std::uint8_t{1});
 }
 
 std::vector<std::int32_t> rank_entries(const LayerScores& scores, int head) {

@@ -21,33 +21,37 @@ class LayerScores {
   [[nodiscard]] int heads() const { return static_cast<int>(values_.size()); }
   [[nodiscard]] std::span<float> of(int head) { return values_[static_cast<std::size_t>(head)]; }
   [[nodiscard]] std::span<const float> of(int head) const { return values_[static_cast<std::size_t>(head)]; }
-  void protect(int head, Index entry);
+  void protect(int head, Index entry) { mark(protected_, head, entry, entry + 1); }
+  /// Entries first .. last - 1; none when last <= first.
+  void protect(int head, Index first, Index last) { mark(protected_, head, first, last); }
   /// Sets the entry's score to `score`, which all raised entries of a layer share and no other exceeds, and lets ties
   /// between raised entries go to the newest: a budget smaller than a window of raised entries keeps its end.
   void raise(int head, Index entry, float score);
   /// The entry goes at this cut, whatever room the budget has.
-  void drop(int head, Index entry);
+  void drop(int head, Index entry) { mark(dropped_, head, entry, entry + 1); }
   [[nodiscard]] bool is_dropped(int head, Index entry) const { return is_marked(dropped_, head, entry); }
-  [[nodiscard]] Index dropped_count(int head) const { return count(dropped_, head); }
+  [[nodiscard]] Index dropped_count(int head) const { return dropped_[static_cast<std::size_t>(head)].count; }
   [[nodiscard]] bool is_protected(int head, Index entry) const { return is_marked(protected_, head, entry); }
-  [[nodiscard]] Index protected_count(int head) const { return count(protected_, head); }
+  [[nodiscard]] Index protected_count(int head) const { return protected_[static_cast<std::size_t>(head)].count; }
   [[nodiscard]] bool is_raised(int head, Index entry) const { return is_marked(raised_, head, entry); }
-  [[nodiscard]] bool has_raised(int head) const { return !raised_[static_cast<std::size_t>(head)].empty(); }
+  [[nodiscard]] bool has_raised(int head) const { return raised_[static_cast<std::size_t>(head)].count > 0; }
 
  private:
-  using Marks = std::vector<std::vector<std::uint8_t>>;
-  static bool is_marked(const Marks& all, int head, Index entry) {
-    const std::vector<std::uint8_t>& marks = all[static_cast<std::size_t>(head)];
+  struct Marks {
+    std::vector<std::uint8_t> of_entry;  ///< empty until something is marked
+    Index count = 0;                     ///< of marked entries
+  };
+  static bool is_marked(const std::vector<Marks>& all, int head, Index entry) {
+    const std::vector<std::uint8_t>& marks = all[static_cast<std::size_t>(head)].of_entry;
     return !marks.empty() && marks[static_cast<std::size_t>(entry)] != 0;
   }
 
-  static Index count(const Marks& all, int head);
-  void mark(Marks& all, int head, Index entry) const;
+  void mark(std::vector<Marks>& all, int head, Index first, Index last) const;
 
   std::vector<std::vector<float>> values_;
-  Marks protected_;  ///< empty per head until something is protected
-  Marks raised_;     ///< empty per head until something is raised
-  Marks dropped_;    ///< empty per head until something is dropped
+  std::vector<Marks> protected_;
+  std::vector<Marks> raised_;
+  std::vector<Marks> dropped_;
 };
 
 /// Places (not rows) of all entries of a head, best first, in the order that select_best cuts: its first `count` are

@@ -90,6 +90,15 @@ float raised_score(const LayerScores& scores) {
   return static_cast<float>(static_cast<double>(highest) + 1.0);
 }
 
+void protect_spans(const CacheView& cache, std::string_view kind, LayerScores& scores) {
+  for (const traces::Span& span : cache.spans(kind)) {
+    for (int head = 0; head < cache.heads(); ++head) {
+      const auto entries = cache.entries(head);
+      scores.protect(head, count_before(entries, span.first), count_before(entries, span.last));
+    }
+  }
+}
+
 Index count_before(std::span<const std::int32_t> entries, Index row) {
   return std::lower_bound(entries.begin(), entries.end(), static_cast<std::int32_t>(row)) - entries.begin();
 }

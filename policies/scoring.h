@@ -5,8 +5,10 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "policies/cache_view.h"
 #include "policies/needs.h"
 #include "policies/parameters.h"
 #include "policies/scores.h"
@@ -39,6 +41,9 @@ void softmax(std::vector<double>& logits);
 /// The largest score of the layer plus one, rounded as kvpress rounds. Call before such entries are filled in, with
 /// every other score >= 0 (entries not yet filled in are 0).
 float raised_score(const LayerScores& scores);
+
+/// Protects the entries inside the cache's spans of one kind.
+void protect_spans(const CacheView& cache, std::string_view kind, LayerScores& scores);
 
 /// Number of leading `entries` (ascending rows) that lie before `row`.
 Index count_before(std::span<const std::int32_t> entries, Index row);

@@ -81,6 +81,10 @@ std::vector<ParameterSpec> entropy_share_parameters() {
                            "which then keeps more than the budget")};
 }
 
+std::vector<ParameterSpec> squeeze_parameters() {
+  return {real_parameter("p", "0.4", 0, 1, "what the least important layers keep of their share")};
+}
+
 std::vector<ParameterSpec> streaming_head_parameters() {
   return {real_parameter("sparsity", "0.5", 0, 1, "share of the heads that stream"),
           integer_parameter("sinks", "128", 0, 1e9, "first entries that streaming heads keep"),

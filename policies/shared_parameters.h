@@ -21,6 +21,8 @@ std::vector<ParameterSpec> laprox_score_parameters();
 /// Attention of a window times value sizes: the scorer lava_score; and its budgets: the allocator entropy_shares.
 std::vector<ParameterSpec> lava_score_parameters();
 std::vector<ParameterSpec> entropy_share_parameters();
+/// Layers that give up budget: the allocator cosine_clusters.
+std::vector<ParameterSpec> squeeze_parameters();
 /// Heads that keep first and newest entries only: the allocator streaming_heads.
 std::vector<ParameterSpec> streaming_head_parameters();
 /// Steps of the residual stream: the scorer hidden_jump.

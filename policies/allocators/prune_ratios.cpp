@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "policies/registry.h"
@@ -22,7 +23,11 @@ class PruneRatios : public Allocator {
   explicit PruneRatios(const Parameters& parameters) {
     const std::string& location = parameters.words("table");
     if (location.empty()) return;
-    const std::shared_ptr<const traces::Weights> weights = traces::Weights::open(location);
+    const std::shared_ptr<const traces::Weights> weights = traces::Weights::open(location, "prune_ratios");
+    if (const std::optional<traces::Tensor> published = weights->read_shared("prune_ratios")) {
+      split(*published, location);
+      return;
+    }
     for (const int layer : weights->layers()) {
       const traces::Tensor table = weights->read(layer, "prune_ratios");
       if (table.shape.size() != 2 || table.shape[0] != ratio_rows) {
@@ -60,6 +65,24 @@ class PruneRatios : public Allocator {
   }
 
  private:
+  /// [99, L, H_kv], as published, into one table per layer.
+  void split(const traces::Tensor& published, const std::string& location) {
+    if (published.shape.size() != 3 || published.shape[0] != ratio_rows) {
+      throw Error(ErrorCode::wrong_shape, "prune_ratios beside the layers must be [99, layers, H_kv]",
+                  {.file = location});
+    }
+    const std::size_t layers = published.shape[1];
+    const std::size_t heads = published.shape[2];
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+      traces::Tensor& table = tables_[static_cast<int>(layer)];
+      table.shape = {ratio_rows, heads};
+      for (std::size_t percent = 0; percent < ratio_rows; ++percent) {
+        const auto first = published.data.begin() + static_cast<std::ptrdiff_t>((percent * layers + layer) * heads);
+        table.data.insert(table.data.end(), first, first + static_cast<std::ptrdiff_t>(heads));
+      }
+    }
+  }
+
   [[nodiscard]] std::span<const float> row(int layer, double removed, std::size_t heads) const {
     const auto found = tables_.find(layer);
     if (found == tables_.end() || found->second.shape[1] != heads) {
@@ -77,7 +100,8 @@ const Registration registration(
     {.name = "prune_ratios",
      .sentence = "Gives every head what a table profiled offline says, for the share removed.",
      .citation = "LU-KV, arXiv 2602.08585; kvpress 0.5.5 LUKVPress",
-     .parameters = {text_parameter("table", "HDF5 file, or file:/group, with prune_ratios [99, H_kv] per layer")},
+     .parameters = {text_parameter(
+         "table", "HDF5 file, or file:/group, with prune_ratios [99, layers, H_kv], or [99, H_kv] per layer")},
      .make = MakeAllocator([](const Parameters& parameters) { return std::make_unique<PruneRatios>(parameters); })});
 
 }  // namespace

@@ -197,12 +197,11 @@ class Evaluator {
 
   [[nodiscard]] Rows accumulated_attention(const Term& term) const {
     return by_query_head([&](int head, int query_head) {
-      const Row sums = record_->sums(query_head);
-      return gathered(head, [&](std::size_t row) {
-        return term.statistic == Statistic::sum
-                   ? sums[row]
-                   : sums[row] / static_cast<double>(cache_.seen() - static_cast<Index>(row));
-      });
+      const auto entries = cache_.entries(head);
+      Row sums = record_->sums(query_head, entries);
+      if (term.statistic == Statistic::sum) return sums;
+      for (std::size_t i = 0; i < sums.size(); ++i) sums[i] /= static_cast<double>(cache_.seen() - entries[i]);
+      return sums;
     });
   }
 

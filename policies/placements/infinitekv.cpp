@@ -118,6 +118,7 @@ class InfiniteKv : public Placement {
   /// Where the budget holds less than sinks, hot and recalled entries together: at most a quarter for sinks, and of the
   /// rest at most half (but one) for the newest.
   void fit(Index budget) {
+    if (sinks_ + hot_ + recall_ <= budget) return;
     sinks_ = std::min(sinks_, budget / 4);
     hot_ = std::min(hot_, std::max<Index>(1, (budget - sinks_) / 2));
     recall_ = std::min(recall_, budget - sinks_ - hot_);
@@ -177,8 +178,10 @@ class InfiniteKv : public Placement {
       choosers.back().push_back(head);
     }
     std::vector<std::uint8_t> is_recalled(static_cast<std::size_t>(owner.records.size()), 0);
+    std::vector<std::uint8_t> is_scanned(is_recalled.size(), 0);  // once, whoever chooses
     for (const std::vector<int>& heads : choosers) {
-      const std::vector<std::int32_t> candidates = candidate_rows(layer, owner, heads, attended);
+      const std::vector<std::int32_t> candidates = candidate_rows(layer, owner, heads);
+      for (const std::int32_t row : candidates) is_scanned[static_cast<std::size_t>(row - sinks_)] = 1;
       std::vector<std::vector<double>> scores;
       for (const int head : heads) {
         const models::MatrixView keys = keys_[static_cast<std::size_t>(geometry.kv_head_of(head))].view();
@@ -192,6 +195,11 @@ class InfiniteKv : public Placement {
       }
       for (const int head : heads) chosen_[static_cast<std::size_t>(head)] = rows;
     }
+    const Index scanned = std::count(is_scanned.begin(), is_scanned.end(), 1);
+    attended.traffic.scanned[tier_] += static_cast<double>(scanned * owner.records.record_bytes());
+    if (chunked_) {
+      attended.traffic.scanned[tier_] += static_cast<double>(chunks(owner) * chunk_mean_bytes(layer, owner));
+    }
     const Index recalled = std::count(is_recalled.begin(), is_recalled.end(), 1);
     attended.traffic.recalled[tier_] += static_cast<double>(recalled * owner.records.record_bytes());
     if (exact_values_) attended.traffic.recalled[Tier::disk] += value_bytes(layer, owner, recalled);
@@ -203,8 +211,7 @@ class InfiniteKv : public Placement {
 
   /// All cold rows, or those of the chunks whose mean key scores best, at least twice as many as are recalled.
   [[nodiscard]] std::vector<std::int32_t> candidate_rows(const PlacementView& layer, const Owner& owner,
-                                                         const std::vector<int>& heads,
-                                                         AttendedEntries& attended) const {
+                                                         const std::vector<int>& heads) const {
     std::vector<std::int32_t> rows;
     if (!chunked_) {
       rows.resize(static_cast<std::size_t>(owner.records.size()));
@@ -228,9 +235,7 @@ class InfiniteKv : public Placement {
           rows.push_back(static_cast<std::int32_t>(sinks_ + i));
         }
       }
-      attended.traffic.scanned[tier_] += static_cast<double>(chunks(owner) * chunk_mean_bytes(layer, owner));
     }
-    attended.traffic.scanned[tier_] += static_cast<double>(std::ssize(rows) * owner.records.record_bytes());
     return rows;
   }
 

@@ -94,10 +94,12 @@ class InfLlm : public Placement {
   /// Where the budget holds less than everything asked for: an eighth for the first tokens, up to half for the last,
   /// blocks small enough that eight fit, and the rest for the buffer of blocks.
   void fit(Index budget) {
-    block_ = std::min(block_, std::max<Index>(1, budget / 8));
-    init_ = std::min(init_, budget / 8);
-    local_ = std::min(local_, std::max<Index>(1, budget / 2 - block_));
     // A part of a block that is not full yet lies before the local window.
+    if (init_ + local_ + block_ - 1 + cache_blocks_ * block_ > budget) {
+      block_ = std::min(block_, std::max<Index>(1, budget / 8));
+      init_ = std::min(init_, budget / 8);
+      local_ = std::min(local_, std::max<Index>(1, budget / 2 - block_));
+    }
     const Index left = budget - init_ - local_ - (block_ - 1);
     cache_blocks_ = std::min(cache_blocks_, std::max<Index>(0, left / block_));
     topk_ = std::min(topk_, cache_blocks_);

@@ -8,8 +8,7 @@ class Prompt : public Protection {
  public:
   void protect(const CacheView& cache, LayerScores& scores) const override {
     for (int head = 0; head < cache.heads(); ++head) {
-      const Index end = count_before(cache.entries(head), cache.prompt_length());
-      for (Index place = 0; place < end; ++place) scores.protect(head, place);
+      scores.protect(head, 0, count_before(cache.entries(head), cache.prompt_length()));
     }
   }
 };

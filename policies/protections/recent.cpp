@@ -10,9 +10,7 @@ class Recent : public Protection {
   void protect(const CacheView& cache, LayerScores& scores) const override {
     for (int head = 0; head < cache.heads(); ++head) {
       const auto entries = cache.entries(head);
-      for (Index place = count_before(entries, cache.seen() - count_); place < std::ssize(entries); ++place) {
-        scores.protect(head, place);
-      }
+      scores.protect(head, count_before(entries, cache.seen() - count_), std::ssize(entries));
     }
   }
 

@@ -1,4 +1,5 @@
 #include "policies/registry.h"
+#include "policies/scoring.h"
 
 namespace evictsim::policies {
 namespace {
@@ -8,10 +9,7 @@ class Sinks : public Protection {
   explicit Sinks(const Parameters& parameters) : count_(parameters.integer("count")) {}
   void protect(const CacheView& cache, LayerScores& scores) const override {
     for (int head = 0; head < cache.heads(); ++head) {
-      const auto entries = cache.entries(head);
-      for (std::size_t place = 0; place < entries.size() && entries[place] < count_; ++place) {
-        scores.protect(head, static_cast<Index>(place));
-      }
+      scores.protect(head, 0, count_before(cache.entries(head), count_));
     }
   }
 

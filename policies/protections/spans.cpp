@@ -7,15 +7,7 @@ namespace {
 class Spans : public Protection {
  public:
   explicit Spans(const Parameters& parameters) : kind_(parameters.choice("kind")) {}
-  void protect(const CacheView& cache, LayerScores& scores) const override {
-    for (const traces::Span& span : cache.spans(kind_)) {
-      for (int head = 0; head < cache.heads(); ++head) {
-        const auto entries = cache.entries(head);
-        const Index end = count_before(entries, span.last);
-        for (Index place = count_before(entries, span.first); place < end; ++place) scores.protect(head, place);
-      }
-    }
-  }
+  void protect(const CacheView& cache, LayerScores& scores) const override { protect_spans(cache, kind_, scores); }
 
  private:
   std::string kind_;

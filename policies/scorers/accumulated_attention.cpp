@@ -64,9 +64,7 @@ class AccumulatedAttention : public Scorer {
       const std::vector<double> reduced = pooled(reduce_group(group_, rows));
       std::transform(reduced.begin(), reduced.end(), scores.of(head).begin(),
                      [](double value) { return static_cast<float>(value); });
-      for (Index i = count_before(entries, cache.seen() - recent(cache, budget)); i < std::ssize(entries); ++i) {
-        scores.protect(head, i);
-      }
+      scores.protect(head, count_before(entries, cache.seen() - recent(cache, budget)), std::ssize(entries));
     }
   }
 
@@ -99,14 +97,12 @@ class AccumulatedAttention : public Scorer {
 
   [[nodiscard]] std::vector<double> received(const CacheView& cache, int query_head,
                                              std::span<const std::int32_t> entries) const {
-    const std::vector<double> sums = record_.sums(query_head);
-    std::vector<double> row;
-    row.reserve(entries.size());
-    for (const std::int32_t entry : entries) {
-      Index observers = 1;
-      if (normalisation_ == Normalisation::lifetime) observers = cache.seen() - entry;
-      if (normalisation_ == Normalisation::queries) observers = record_.queries(entry, cache.seen());
-      row.push_back(sums[static_cast<std::size_t>(entry)] / static_cast<double>(observers));
+    std::vector<double> row = record_.sums(query_head, entries);
+    if (normalisation_ == Normalisation::none) return row;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const Index observers = normalisation_ == Normalisation::lifetime ? cache.seen() - entries[i]
+                                                                        : record_.queries(entries[i], cache.seen());
+      row[i] /= static_cast<double>(observers);
     }
     return row;
   }

@@ -55,7 +55,7 @@ class AttentionAndRedundancy : public Scorer {
     for (int head = 0; head < cache.heads(); ++head) {
       const auto entries = cache.entries(head);
       const Index candidates = count_before(entries, cache.seen() - window);
-      for (Index place = candidates; place < std::ssize(entries); ++place) scores.protect(head, place);
+      scores.protect(head, candidates, std::ssize(entries));
       if (candidates == 0) continue;
       const std::vector<std::int32_t> order = cache_order(head, entries);
       const std::vector<double> row = score_head(cache, head, window, std::span(order), candidates);

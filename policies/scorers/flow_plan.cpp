@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -17,64 +18,93 @@ namespace {
 
 using Amount = std::int64_t;
 
-/// What a token earns while it stays: the attention of each stretch of rows between two cuts.
-struct Chain {
-  Index first = 0;            ///< the first cut that it can survive
-  std::vector<Amount> gains;  ///< of the stretches from `first` on
+/// What a token loses by leaving at a cut: all attention that it receives from then on.
+struct Token {
+  Index first = 0;             ///< the first cut at which it can leave
+  std::vector<Amount> losses;  ///< of leaving at cuts `first`, `first` + 1, ...
 };
 
-/// How many stretches each chain stays, with at most `capacity` chains in every stretch, so that the gains sum up to
-/// the most: a flow of least cost from the first cut to the last. A unit of flow is a place in the cache; it waits at
-/// the cut's node until it enters a chain, which it may leave at every cut and not enter again.
-std::vector<Index> best_stays(const std::vector<Chain>& chains, Index stretches, Index capacity) {
-  struct Arc {
-    int from, to;
-    Amount room, cost;
-  };
-  std::vector<Arc> arcs;
-  std::vector<std::vector<std::size_t>> stays(chains.size());  ///< [chain] its arcs, one per stretch
-  for (Index cut = 0; cut < stretches; ++cut) {
-    arcs.push_back({static_cast<int>(cut), static_cast<int>(cut + 1), capacity, 0});
-  }
-  int nodes = static_cast<int>(stretches) + 1;
-  for (std::size_t i = 0; i < chains.size(); ++i) {
-    int from = static_cast<int>(chains[i].first);
-    for (std::size_t s = 0; s < chains[i].gains.size(); ++s) {
-      const int to = nodes++;
-      stays[i].push_back(arcs.size());
-      arcs.push_back({from, to, 1, -chains[i].gains[s]});
-      arcs.push_back({to, static_cast<int>(chains[i].first) + static_cast<int>(s) + 1, 1, 0});
-      from = to;
+/// Into the parts of a network that LEMON solves: nodes are added by number, arcs in any order.
+class Network {
+ public:
+  void add(Index from, Index to, Amount cost) { arcs_.push_back({static_cast<int>(from), static_cast<int>(to), cost}); }
+
+  /// Sends `supply[node]` from every node that has some to node `sink` at the least cost, at most 1 over every arc.
+  /// Calls `use` with the number of every arc that carries flow, as they were added.
+  void solve(const std::vector<Amount>& supply, Index sink, const std::function<void(std::size_t)>& use) const {
+    std::vector<std::size_t> order(arcs_.size());  // the graph wants its arcs sorted by source
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return arcs_[a].from < arcs_[b].from; });
+    std::vector<std::pair<int, int>> ends;
+    ends.reserve(order.size());
+    for (const std::size_t arc : order) ends.emplace_back(arcs_[arc].from, arcs_[arc].to);
+    using Graph = lemon::StaticDigraph;
+    Graph graph;
+    graph.build(static_cast<int>(supply.size()), ends.begin(), ends.end());
+    Graph::ArcMap<Amount> room(graph, 1);
+    Graph::ArcMap<Amount> cost(graph);
+    for (std::size_t place = 0; place < order.size(); ++place) {
+      cost[Graph::arc(static_cast<int>(place))] = arcs_[order[place]].cost;
+    }
+    Graph::NodeMap<Amount> balance(graph);
+    Amount sent = 0;
+    for (std::size_t node = 0; node < supply.size(); ++node) {
+      balance[Graph::node(static_cast<int>(node))] = supply[node];
+      sent += supply[node];
+    }
+    balance[Graph::node(static_cast<int>(sink))] = -sent;
+    using Solver = lemon::NetworkSimplex<Graph, Amount, Amount>;
+    Solver simplex(graph);
+    simplex.upperMap(room).costMap(cost).supplyMap(balance);
+    // The fastest of its rules here; the optimum is the same by all.
+    if (simplex.run(Solver::CANDIDATE_LIST) != Solver::OPTIMAL) {
+      throw Error(ErrorCode::policy_failure, "the flow problem has no optimum", {.parameter = "flow_plan"});
+    }
+    for (std::size_t place = 0; place < order.size(); ++place) {
+      if (simplex.flow(Graph::arc(static_cast<int>(place))) > 0) use(order[place]);
     }
   }
-  std::vector<std::size_t> order(arcs.size());  // the graph wants its arcs sorted by source
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return arcs[a].from < arcs[b].from; });
-  std::vector<std::pair<int, int>> ends;
-  for (const std::size_t arc : order) ends.emplace_back(arcs[arc].from, arcs[arc].to);
-  lemon::StaticDigraph graph;
-  graph.build(nodes, ends.begin(), ends.end());
-  lemon::StaticDigraph::ArcMap<Amount> room(graph);
-  lemon::StaticDigraph::ArcMap<Amount> cost(graph);
-  std::vector<lemon::StaticDigraph::Arc> built(arcs.size());
-  for (std::size_t place = 0; place < order.size(); ++place) {
-    built[order[place]] = lemon::StaticDigraph::arc(static_cast<int>(place));
-    room[built[order[place]]] = arcs[order[place]].room;
-    cost[built[order[place]]] = arcs[order[place]].cost;
+
+ private:
+  struct Arc {
+    int from, to;
+    Amount cost;
+  };
+  std::vector<Arc> arcs_;
+};
+
+/// [token] the last cut that it survives, so that at most `capacity` tokens survive every cut and the losses sum up to
+/// the least. Losses fall from cut to cut, so nothing leaves before it must: at every cut as many leave as came above
+/// the capacity since the one before, and who leaves when is an assignment of tokens to those departures.
+std::vector<Index> last_cuts(const std::vector<Token>& tokens, Index cuts, Index capacity) {
+  std::vector<Index> last(tokens.size(), cuts - 1);
+  std::vector<Amount> supply(static_cast<std::size_t>(cuts) + tokens.size() + 1, 0);
+  for (const Token& token : tokens) {
+    if (token.first < cuts) ++supply[static_cast<std::size_t>(token.first)];  // arrivals, for now
   }
-  lemon::NetworkSimplex<lemon::StaticDigraph, Amount, Amount> simplex(graph);
-  simplex.upperMap(room).costMap(cost).stSupply(lemon::StaticDigraph::node(0),
-                                                lemon::StaticDigraph::node(static_cast<int>(stretches)), capacity);
-  using Solver = lemon::NetworkSimplex<lemon::StaticDigraph, Amount, Amount>;
-  if (simplex.run() != Solver::OPTIMAL) {
-    throw Error(ErrorCode::policy_failure, "the flow problem has no optimum", {.parameter = "flow_plan"});
+  Amount resident = 0;
+  for (std::size_t cut = 0; cut < static_cast<std::size_t>(cuts); ++cut) {
+    resident += supply[cut];
+    supply[cut] = std::max<Amount>(0, resident - capacity);
+    resident -= supply[cut];
   }
-  std::vector<Index> lengths(chains.size(), 0);
-  for (std::size_t i = 0; i < chains.size(); ++i) {
-    for (const std::size_t arc : stays[i]) lengths[i] += simplex.flow(built[arc]) > 0 ? 1 : 0;
+  Network network;
+  std::vector<std::pair<std::size_t, Index>> departures;  ///< [arc] token and cut
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    for (Index cut = tokens[i].first; cut < cuts; ++cut) {
+      if (supply[static_cast<std::size_t>(cut)] == 0) continue;
+      network.add(cut, cuts + static_cast<Index>(i), tokens[i].losses[static_cast<std::size_t>(cut - tokens[i].first)]);
+      departures.emplace_back(i, cut);
+    }
   }
-  return lengths;
+  if (departures.empty()) return last;
+  const Index sink = cuts + static_cast<Index>(tokens.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i) network.add(cuts + static_cast<Index>(i), sink, 0);
+  network.solve(supply, sink, [&](std::size_t arc) {
+    if (arc < departures.size()) last[departures[arc].first] = departures[arc].second - 1;
+  });
+  return last;
 }
 
 /// The offline optimum of retained attention under permanent eviction, per cache head, for cuts after the prompt and
@@ -108,26 +138,27 @@ class FlowPlan : public OracleScorer {
     if (found != plans_.end()) return found->second;
     const FutureAttention attention = future_attention(cache, future, head);
     const Index prompt = cache.prompt_length();
-    const Index stretches = (future.length() - prompt + steps_ - 1) / steps_;
-    std::vector<Chain> chains(static_cast<std::size_t>(future.length()));
+    const Index cuts = (future.length() - prompt + steps_ - 1) / steps_;
+    std::vector<Token> tokens(static_cast<std::size_t>(future.length()));
     for (Index row = 0; row < future.length(); ++row) {
-      Chain& chain = chains[static_cast<std::size_t>(row)];
-      chain.first = row < prompt ? 0 : (row - prompt) / steps_ + 1;
-      chain.gains.assign(static_cast<std::size_t>(std::max<Index>(0, stretches - chain.first)), 0);
+      Token& token = tokens[static_cast<std::size_t>(row)];
+      token.first = row < prompt ? 0 : (row - prompt) / steps_ + 1;
+      token.losses.assign(static_cast<std::size_t>(std::max<Index>(0, cuts - token.first)), 0);
     }
     for (std::size_t r = 0; r < attention.rows.size(); ++r) {
-      const Index stretch = (attention.rows[r] - prompt) / steps_;
+      const Index cut = (attention.rows[r] - prompt) / steps_;  // the last one before the row
       for (Index row = 0; row <= attention.rows[r]; ++row) {
-        Chain& chain = chains[static_cast<std::size_t>(row)];
-        if (stretch < chain.first) continue;
+        Token& token = tokens[static_cast<std::size_t>(row)];
+        if (cut < token.first) continue;
         double mass = 0;
         for (const models::MatrixDouble& weights : attention.by_query) mass += weights(static_cast<Index>(r), row);
-        chain.gains[static_cast<std::size_t>(stretch - chain.first)] += std::llround(mass * units_per_mass);
+        token.losses[static_cast<std::size_t>(cut - token.first)] += std::llround(mass * units_per_mass);
       }
     }
-    const std::vector<Index> stays = best_stays(chains, stretches, static_cast<Index>(budget.entries));
-    std::vector<Index> last(chains.size());
-    for (std::size_t row = 0; row < chains.size(); ++row) last[row] = chains[row].first + stays[row] - 1;
+    for (Token& token : tokens) {  // from the attention of each stretch between two cuts to that of all from there on
+      std::partial_sum(token.losses.rbegin(), token.losses.rend(), token.losses.rbegin());
+    }
+    std::vector<Index> last = last_cuts(tokens, cuts, static_cast<Index>(budget.entries));
     return plans_.emplace(std::pair(head, budget.entries), std::move(last)).first->second;
   }
 
@@ -139,7 +170,7 @@ class FlowPlan : public OracleScorer {
 const Registration registration(
     {.name = "flow_plan",
      .sentence = "Keeps, at every cut, what the plan of least lost attention keeps; sees the future.",
-     .citation = "min-cost flow over places in the cache, LEMON's network simplex; a reference of this project",
+     .citation = "min-cost flow of tokens to departures, LEMON's network simplex; a reference of this project",
      .parameters = {integer_parameter("steps", "1", 1, 1e9, "decode rows between two cuts")},
      .make = MakeOracle([](const Parameters& parameters) { return std::make_unique<FlowPlan>(parameters); }),
      .default_schedule = "every()"});

@@ -45,7 +45,7 @@ class Locret : public Scorer {
     for (int head = 0; head < cache.heads(); ++head) {
       const auto entries = cache.entries(head);
       const Index before_local = count_before(entries, cache.seen() - local_);
-      for (Index place = before_local; place < std::ssize(entries); ++place) scores.protect(head, place);
+      scores.protect(head, before_local, std::ssize(entries));
       // The prompt was filled in chunks, with a cut behind each; the last of these is the cut that is due now.
       if (std::ssize(entries) == cache.seen()) {
         cut_chunks(head, before_local, std::max<Index>(0, static_cast<Index>(budget.entries) - local_), scores);

@@ -19,7 +19,7 @@ class MorphKv : public Scorer {
     for (int head = 0; head < cache.heads(); ++head) {
       const auto entries = cache.entries(head);
       const Index candidates = count_before(entries, cache.seen() - window);
-      for (Index place = candidates; place < std::ssize(entries); ++place) scores.protect(head, place);
+      scores.protect(head, candidates, std::ssize(entries));
       if (candidates == 0) continue;
       const models::MatrixDouble attention = softmax_over(group_logits(cache, head, window), 0, candidates);
       for (Index place = 0; place < candidates; ++place) {

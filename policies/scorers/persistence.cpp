@@ -32,9 +32,7 @@ class Persistence : public Scorer {
       const QueryHeads queries = cache.query_heads(head);
       std::vector<std::vector<double>> rows;
       for (int query_head = queries.first; query_head < queries.first + queries.count; ++query_head) {
-        const std::vector<double> sums = record_.sums(query_head);
-        std::vector<double>& row = rows.emplace_back();
-        for (const std::int32_t entry : entries) row.push_back(sums[static_cast<std::size_t>(entry)]);
+        rows.push_back(record_.sums(query_head, entries));
       }
       const std::vector<double> counts = reduce_group(group_, rows);
       const Index recent = count_before(entries, cache.seen() - recent_);

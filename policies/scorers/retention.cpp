@@ -130,9 +130,7 @@ class Retention : public Scorer {
         }
         scores.of(head)[place] = static_cast<float>(std::max(score, lowest_score));
       }
-      for (Index place = count_before(entries, cache.seen() - window_); place < std::ssize(entries); ++place) {
-        scores.protect(head, place);
-      }
+      scores.protect(head, count_before(entries, cache.seen() - window_), std::ssize(entries));
     }
   }
 

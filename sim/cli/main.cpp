@@ -1,4 +1,6 @@
 // The evictsim executable: registers the commands, and turns failures into one line and an exit status.
+#include <malloc.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -8,6 +10,7 @@
 
 #include "analysis/version.h"
 #include "policies/formula/parser.h"
+#include "sim/cli/cache_command.h"
 #include "sim/cli/policies_command.h"
 #include "sim/cli/replay_command.h"
 #include "sim/cli/trace_command.h"
@@ -35,6 +38,12 @@ int report_usage(const CLI::App& app, const CLI::ParseError& problem) {
   return bad_usage;
 }
 
+/// Layers come and go at the same sizes: what is given back to the system between two of them would be cleared anew.
+void keep_freed_memory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+}
+
 int run(int argument_count, char** arguments) {
   CLI::App app("Replays recorded attention of LLM runs under KV-cache eviction policies, and says what each costs.",
                "evictsim");
@@ -46,6 +55,7 @@ int run(int argument_count, char** arguments) {
   evictsim::add_trace_command(app);
   evictsim::add_policies_command(app);
   evictsim::add_replay_command(app, {arguments, arguments + argument_count});
+  evictsim::add_cache_command(app);
   if (argument_count < 2) {
     std::fputs(app.help().c_str(), stderr);
     return bad_usage;
@@ -64,6 +74,7 @@ int run(int argument_count, char** arguments) {
 }  // namespace
 
 int main(int argument_count, char** arguments) {
+  keep_freed_memory();
   try {
     return run(argument_count, arguments);
   } catch (const std::bad_alloc&) {

@@ -98,6 +98,15 @@ std::string needs_text(const policies::Needs& needs) {
   if (needs.output_weights) all.emplace_back("W_O");
   if (needs.layer_input) all.emplace_back("what enters each layer");
   if (needs.second_pass) all.emplace_back("a second pass over the context");
+  for (const traces::PacketSet set : traces::packet_sets) {
+    const traces::PacketContents& packets = needs.packets[static_cast<std::size_t>(set)];
+    const auto part = [&](bool needed, const char* what) {
+      if (needed) all.push_back(fmt::format("{} packets/{}", what, traces::to_string(set)));
+    };
+    part(packets.rows, "k, v of");
+    part(packets.queries, "q of");
+    part(packets.after, "the rows behind");
+  }
   for (const traces::Channel channel : needs.channels) all.push_back(fmt::format("the channel {}", to_string(channel)));
   for (const std::string& kind : needs.spans) all.push_back(fmt::format("spans \"{}\"", kind));
   for (const std::string& parameter : needs.parameters) all.push_back(fmt::format("the parameter {}", parameter));

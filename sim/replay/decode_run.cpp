@@ -10,6 +10,7 @@ DecodeRun::DecodeRun(const policies::Policy& policy, const policies::Budget& bud
     : policy_(policy),
       budget_(budget),
       layer_(layer),
+      key_(key),
       cache_(layer, features, policy.granularity, key),
       plan_(std::move(plan)),
       placement_(policy.places() ? policy.make_placement() : nullptr) {
@@ -28,6 +29,7 @@ void DecodeRun::begin() {
   policies::CutBudget budget = cut_budget(budget_, cache_);
   budget.cached = layer_.prompt_length();
   placed_.emplace(layer_, cache_, budget);
+  if (const policies::PacketIngest* ingest = placement_->ingest()) placed_->prepare_packets(*ingest, budget_, key_);
   placement_->begin(*placed_);
   stored_ = placement_->stored(*placed_);
 }
@@ -44,7 +46,7 @@ const PlannedCut* DecodeRun::planned() const {
 }
 
 bool DecodeRun::due() const {
-  if (!scorer_) return false;
+  if (!scorer_ || cuts_nothing(policy_, budget_, layer_)) return false;
   const bool together = plan_.cuts && policy_.allocator->scope() == policies::AllocationScope::model_each_cut;
   return together ? planned() != nullptr : policy_.schedule->due(state());
 }
@@ -91,7 +93,8 @@ void DecodeRun::arrive(std::int32_t row, const PlacedHook& placed, Index r) {
       std::size_t most = 0;
       const policies::QueryHeads queries = cache_.query_heads(head);
       for (int h = queries.first; h < queries.first + queries.count; ++h) {
-        most = std::max(most, arranged.attended.rows[static_cast<std::size_t>(h)].size());
+        const auto at = static_cast<std::size_t>(h);
+        most = std::max(most, arranged.attended.rows[at].size() + arranged.attended.extra[at].size());
       }
       resident_.push_back(static_cast<std::int32_t>(most));
     }

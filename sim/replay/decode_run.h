@@ -79,6 +79,7 @@ class DecodeRun {
   const policies::Policy& policy_;
   policies::Budget budget_;
   const LayerData& layer_;
+  RandomKey key_;
   LayerCache cache_;
   std::optional<CutScorer> scorer_;  ///< empty: never cuts
   RunPlan plan_;

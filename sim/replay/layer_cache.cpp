@@ -207,6 +207,10 @@ MatrixView LayerCache::window_attention(int query_head, Index rows) const {
   const auto count = static_cast<Index>(entries.size());
   if (!window || window->cols() != rows) {
     window.emplace(count, rows);
+    if (rows == 1) {
+      resident_attention(query_head, static_cast<std::int32_t>(seen_ - 1), {window->data(), entries.size()});
+      return models::view(window->data(), count, rows);
+    }
     std::vector<float> column(entries.size());
     for (Index r = 0; r < rows; ++r) {
       resident_attention(query_head, static_cast<std::int32_t>(seen_ - rows + r), column);

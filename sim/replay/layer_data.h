@@ -32,7 +32,8 @@ class LayerData {
   [[nodiscard]] const models::Geometry& geometry() const { return geometry_; }
   [[nodiscard]] const models::Rope& rope() const { return rope_; }
   [[nodiscard]] const traces::SequenceInfo& sequence() const { return sequence_; }
-  [[nodiscard]] const LayerSide& side() const { return side_; }
+  [[nodiscard]] const LayerSide& side() const& { return side_; }
+  [[nodiscard]] LayerSide side() && { return std::move(side_); }
   /// Bytes of one stored component of k or v.
   [[nodiscard]] int component_bytes() const { return side_.component_bytes; }
   [[nodiscard]] int layer() const { return layer_; }  ///< index in the model

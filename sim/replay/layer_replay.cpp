@@ -242,8 +242,13 @@ class LayerReplay {
         const auto each_head = [&](const auto& task) { tbb::parallel_for(0, heads.heads(), task); };
         const DecodeRun::PlacedHook placed = [&](Index r, const PlacedRow& row) {
           each_head([&](int head) {
-            evaluate_placed(layer_, tile, r, row, static_cast<std::size_t>(head), heads.cache_head(head),
+            const CacheHead cache_head = heads.cache_head(head);
+            evaluate_placed(layer_, tile, r, row, static_cast<std::size_t>(head), cache_head,
                             static_cast<Index>(member), metrics);
+            for (int h = cache_head.first_query_head; h < cache_head.first_query_head + cache_head.query_heads; ++h) {
+              hindsight.premature_evictions[member](r, h) =
+                  most_attended.missing(h, r, row.attended.rows[static_cast<std::size_t>(h)]);
+            }
           });
         };
         run.advance(tile, context_.options.with_resident, placed);
@@ -257,7 +262,9 @@ class LayerReplay {
           const auto place = static_cast<std::size_t>(head);
           const CacheHead cache_head = heads.cache_head(head);
           const std::span<const std::int32_t> last_row = run.cache().last_row(head);
-          most_attended.evicted_by_row(tile, last_row, cache_head, hindsight.premature_evictions[member]);
+          if (!run.places()) {
+            most_attended.evicted_by_row(tile, last_row, cache_head, hindsight.premature_evictions[member]);
+          }
           selected.oracle->compare(tile, place, run.prompt_kept()[place], hindsight.regret[member],
                                    hindsight.oracle_gain[member]);
         });

@@ -119,7 +119,7 @@ class ModelPlanner {
     std::optional<policies::LayerScores> scores;
     for (std::size_t i = 0; i < pool.active->points.size(); ++i) {
       const policies::Budget& budget = context_.plan.points[pool.active->points[i]].budget;
-      if (stays_whole(policy, budget, layer)) continue;
+      if (cuts_nothing(policy, budget, layer)) continue;
       const policies::CutBudget cut_to = cut_budget(budget, prompt);
       if (!scores || scorer.depends_on_budget()) scores = scorer.score(prompt, cut_to);
       LayerBallot& ballot = pool.ballots[i][slot];
@@ -184,7 +184,7 @@ class ModelPlanner {
     std::vector<std::unique_ptr<DecodeRun>> runs;
     std::vector<std::size_t> slots;
     for (std::size_t slot = 0; slot < layers_; ++slot) {
-      if (stays_whole(policy, budget, *layers[slot])) continue;
+      if (cuts_nothing(policy, budget, *layers[slot])) continue;
       const LayerCache prompt(*layers[slot], features[slot], policy.granularity, context_.random);
       plans[slot] = {.measured = policy.allocator->measure(prompt), .cuts = CutPlan()};
       slots.push_back(slot);

@@ -194,4 +194,12 @@ void MostAttended::evicted_by_row(const Tile& tile, std::span<const std::int32_t
   }
 }
 
+float MostAttended::missing(int query_head, Index r, std::span<const std::int32_t> attended) const {
+  const auto entries = at(query_head, r);
+  const auto found = std::count_if(entries.begin(), entries.end(), [&](std::int32_t row) {
+    return std::binary_search(attended.begin(), attended.end(), row);
+  });
+  return static_cast<float>(std::ssize(entries) - found) / static_cast<float>(entries.size());
+}
+
 }  // namespace evictsim::sim

@@ -29,6 +29,9 @@ class MostAttended {
   /// The same where entry j is attended by token rows up to `last_row[j]`.
   void evicted_by_row(const Tile& tile, std::span<const std::int32_t> last_row, const CacheHead& head,
                       Matrix& shares) const;
+  /// Share that a query head does not attend in row `r` where a placement arranged what it attends: `attended`, token
+  /// rows, ascending.
+  [[nodiscard]] float missing(int query_head, Index r, std::span<const std::int32_t> attended) const;
 
  private:
   Index rows_;

@@ -39,10 +39,15 @@ bool cuts_while_decoding(const policies::Policy& policy) {
   return !policy.never_cuts() && policy.schedule->cuts_while_decoding();
 }
 
+bool cuts_nothing(const policies::Policy& policy, const policies::Budget& budget, const LayerData& layer) {
+  if (layer.sliding_window() > 0 || policy.never_cuts()) return true;
+  return budget.unlimited() && !policy.allocator->ignores_budget();
+}
+
 bool stays_whole(const policies::Policy& policy, const policies::Budget& budget, const LayerData& layer) {
   if (layer.sliding_window() > 0) return true;
-  if (policy.never_cuts()) return !policy.places() || budget.unlimited();
-  return budget.unlimited() && !policy.allocator->ignores_budget();
+  if (!cuts_nothing(policy, budget, layer)) return false;
+  return !policy.places() || (budget.unlimited() && !policy.places_at_any_budget);
 }
 
 CutScorer::CutScorer(const policies::Policy& policy, const policies::FutureView& future)

@@ -14,8 +14,11 @@ namespace evictsim::sim {
 /// Whether the policy runs per budget along the decode rows; if not, it ranks once.
 bool cuts_while_decoding(const policies::Policy& policy);
 
-/// Whether `layer` stays whole under a policy and budget: nothing to cut, or a sliding window, which engines leave
-/// alone.
+/// Whether no entry of `layer` is ever cut under a policy and budget.
+bool cuts_nothing(const policies::Policy& policy, const policies::Budget& budget, const LayerData& layer);
+
+/// Whether `layer` stays whole under a policy and budget: nothing to cut and no placement that changes the whole
+/// cache, or a sliding window, which engines leave alone.
 bool stays_whole(const policies::Policy& policy, const policies::Budget& budget, const LayerData& layer);
 
 /// Counts of one cut of one layer that were decided together with those of other layers.

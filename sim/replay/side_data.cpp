@@ -22,6 +22,10 @@ SequenceSide read_sequence_side(const traces::Reader& reader, std::size_t sequen
     if (auto tensor = reader.read_channel(sequence, channel)) side.channels.emplace(channel, std::move(*tensor));
   }
   if (needs.second_pass) side.second_pass = reader.read_second_pass(sequence);
+  for (const traces::PacketSet set : traces::packet_sets) {
+    const auto place = static_cast<std::size_t>(set);
+    if (needs.packets[place].rows) side.packets[place] = reader.read_packets(sequence, set);
+  }
   return side;
 }
 
@@ -46,6 +50,10 @@ LayerSide read_layer_side(const traces::Reader& reader, std::size_t sequence, in
   if (needs.second_pass) {
     if (auto queries = reader.read_second_pass_queries(sequence, layer)) side.second_pass_queries = std::move(*queries);
     if (auto keys = reader.read_second_pass_keys(sequence, layer)) side.second_pass_keys = std::move(*keys);
+  }
+  for (const traces::PacketSet set : traces::packet_sets) {
+    const auto place = static_cast<std::size_t>(set);
+    if (needs.packets[place].rows) side.packets[place] = reader.read_packet_layer(sequence, layer, set);
   }
   return side;
 }
@@ -76,6 +84,18 @@ std::string missing_side(const traces::Reader& reader, std::size_t sequence, con
     }
     if (needs.second_pass && !reader.read_second_pass_queries(sequence, layer)) {
       return fmt::format("needs {}/second_pass/{}/q, which the trace lacks", group, name);
+    }
+    for (const traces::PacketSet set : traces::packet_sets) {
+      const traces::PacketContents& needed = needs.packets[static_cast<std::size_t>(set)];
+      const traces::PacketContents held = reader.packet_contents(sequence, layer, set);
+      const bool none_behind = held.rows && reader.read_packets(sequence, set)->back().document.last == info.length;
+      const char* lacks = needed.rows && !held.rows                     ? "k"
+                          : needed.queries && !held.queries             ? "q"
+                          : needed.after && !held.after && !none_behind ? "after_k"
+                                                                        : nullptr;
+      if (lacks == nullptr) continue;
+      return fmt::format("needs {}/packets/{}/{}/{}, which the trace lacks", group, traces::to_string(set), name,
+                         lacks);
     }
   }
   return {};

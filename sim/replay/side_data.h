@@ -2,6 +2,7 @@
 /// \file
 /// What policies may ask of a trace besides k, v and q: read as far as the policies that run need it.
 
+#include <array>
 #include <map>
 #include <optional>
 #include <string>
@@ -17,6 +18,7 @@ namespace evictsim::sim {
 struct SequenceSide {
   std::map<traces::Channel, traces::Tensor> channels;  ///< [T], [T, 3] or [L, T]
   std::optional<traces::SecondPass> second_pass;
+  std::array<std::optional<traces::Packets>, traces::packet_sets.size()> packets;  ///< by PacketSet
 };
 
 /// Of one layer.
@@ -27,6 +29,7 @@ struct LayerSide {
   models::Matrix layer_input;          ///< [T, D] behind the norm before attention
   traces::Tensor second_pass_queries;  ///< [Hq, Ts, d]
   traces::Tensor second_pass_keys;     ///< [Hkv, Ts, d]; empty where the trace has none
+  std::array<traces::PacketTensors, traces::packet_sets.size()> packets;  ///< by PacketSet
 };
 
 SequenceSide read_sequence_side(const traces::Reader& reader, std::size_t sequence, const policies::Needs& needs);

@@ -7,58 +7,13 @@
 #include "policies/call.h"
 #include "policies/policy.h"
 #include "tests/golden/agreement.h"
-#include "tests/support/cache_double.h"
+#include "tests/golden/trace_cache.h"
 
 namespace {
 
 using namespace evictsim;
 using namespace evictsim::test;
 using policies::Index;
-
-/// The first `prompt` rows of a layer of a golden trace as a whole prompt.
-class TraceCache : public tests::CacheDouble {
- public:
-  TraceCache(const H5File& trace, int layer, int prompt) : CacheDouble(shape_of(trace, layer, prompt)), layer_(layer) {
-    fill(trace, "k", all_keys);
-    fill(trace, "v", all_values);
-    fill(trace, "q", all_queries);
-  }
-  [[nodiscard]] int layer() const override { return layer_; }
-
- private:
-  static std::string path(int layer, const std::string& name) {
-    const std::string number = std::to_string(layer);
-    return "/sequences/000000/layer_" + std::string(3 - number.size(), '0') + number + "/" + name;
-  }
-  static tests::CacheShape shape_of(const H5File& trace, int layer, int prompt) {
-    const H5Array keys = trace.read(path(layer, "k"));
-    const H5Array queries = trace.read(path(layer, "q"));
-    return {.query_heads = static_cast<int>(queries.shape[1]),
-            .kv_heads = static_cast<int>(keys.shape[1]),
-            .head_dim = static_cast<int>(keys.shape[2]),
-            .prompt = prompt,
-            .length = static_cast<int>(keys.shape[0])};
-  }
-  void fill(const H5File& trace, const std::string& name, std::vector<models::Matrix>& heads) const {
-    const H5Array stored = trace.read(path(layer_, name));
-    const std::size_t width = stored.shape[2];
-    for (std::size_t head = 0; head < heads.size(); ++head) {
-      for (std::size_t row = 0; row < stored.shape[0]; ++row) {
-        for (std::size_t c = 0; c < width; ++c) {
-          heads[head](static_cast<Index>(row), static_cast<Index>(c)) =
-              static_cast<float>(stored.values[(row * stored.shape[1] + head) * width + c]);
-        }
-      }
-    }
-  }
-
-  int layer_;
-};
-
-std::string layer_name(int layer) {
-  const std::string number = std::to_string(layer);
-  return "/layer_" + std::string(3 - number.size(), '0') + number;
-}
 
 std::string weights_of(const std::string& trace, const std::string& group) {
   return policies::quote_word(golden_path("seeds-b." + trace + ".golden.h5") + ":/weights/" + group);
@@ -70,9 +25,10 @@ TEST_CASE("log beta of every token is the authors'", "[golden]") {
   const std::string trace = GENERATE("tiny-g2", "smollm2");
   const std::string gate = GENERATE("rg2", "rg3");
   const H5File stored(golden_path(trace + ".h5"));
+  const traces::Header header = traces::Reader(golden_path(trace + ".h5")).header();
   for (const int layer : trace == "tiny-g2" ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 9, 29}) {
-    const int length = static_cast<int>(stored.read("/sequences/000000" + layer_name(layer) + "/k").shape[0]);
-    const TraceCache cache(stored, layer, length);
+    const int length = static_cast<int>(stored.read("/sequences/000000/" + layer_name(layer) + "/k").shape[0]);
+    const TraceCache cache(stored, header, layer, length);
     policies::LayerScores scores(cache);
     // The weights lie in the golden file, which HDF5 does not open twice in different ways.
     policies::parse_policy("trimkv(gate=" + gate + ",weights=" + weights_of(trace, gate) + ")")
@@ -81,7 +37,7 @@ TEST_CASE("log beta of every token is the authors'", "[golden]") {
     const H5File golden(golden_path("seeds-b." + trace + ".golden.h5"));
     for (int head = 0; head < cache.heads(); ++head) {
       const std::vector<double> expected =
-          golden.read("/retention/" + gate + layer_name(layer) + "/head_" + std::to_string(head)).values;
+          golden.read("/retention/" + gate + "/" + layer_name(layer) + "/head_" + std::to_string(head)).values;
       REQUIRE(expected.size() == static_cast<std::size_t>(length));
       for (std::size_t i = 0; i < expected.size(); ++i) {
         const double age = static_cast<double>(length) + 1 - static_cast<double>(i);
@@ -97,6 +53,7 @@ TEST_CASE("block-wise eviction ranks the authors' candidates with the authors' v
   const std::string share = GENERATE("0.25", "0.50");
   const bool learned = system == "foresightkv";
   const H5File stored(golden_path(trace + ".h5"));
+  const traces::Header header = traces::Reader(golden_path(trace + ".h5")).header();
   const std::string policy = learned ? "foresightkv(weights=" + weights_of(trace, "foresightkv") + ",every=16)"
                                      : std::string("foresightkv_oracle(every=16)");
   const std::string group = "/" + system + "/" + share;
@@ -107,7 +64,7 @@ TEST_CASE("block-wise eviction ranks the authors' candidates with the authors' v
       rows = golden.read(group + "/rows").values;
     }
     for (std::size_t step = 0; step < rows.size(); ++step) {
-      const TraceCache cache(stored, layer, static_cast<int>(rows[step]) + 1);
+      const TraceCache cache(stored, header, layer, static_cast<int>(rows[step]) + 1);
       policies::LayerScores scores(cache);
       const std::int64_t entries = static_cast<std::int64_t>(rows.front()) + 1 - 16;
       const policies::CutBudget budget{
@@ -120,7 +77,7 @@ TEST_CASE("block-wise eviction ranks the authors' candidates with the authors' v
       const H5File golden(golden_path("seeds-b." + trace + ".golden.h5"));
       for (int head = 0; head < cache.heads(); ++head) {
         CAPTURE(trace, system, share, layer, step, head);
-        const std::string place = group + layer_name(layer) + "/head_" + std::to_string(head);
+        const std::string place = group + "/" + layer_name(layer) + "/head_" + std::to_string(head);
         const H5Array candidates = golden.read(place + "/candidates");
         const H5Array values = golden.read(place + "/score");
         const H5Array resident = golden.read(place + "/resident");

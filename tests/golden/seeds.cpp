@@ -46,13 +46,26 @@ Rows rows_of(const double* values, std::size_t count) {
   return rows;
 }
 
+/// Positions that line `line` of an array marks, whatever axes count the lines.
+Rows marked(const H5Array& marks, std::size_t line) {
+  const std::size_t length = marks.shape.back();
+  Rows entries;
+  for (std::size_t t = 0; t < length; ++t) {
+    if (marks.values[line * length + t] != 0) entries.push_back(static_cast<std::int32_t>(t));
+  }
+  return entries;
+}
+
 class Comparison {
  public:
   Comparison(const SeedGroup& group, double tolerance)
       : group_(group),
         tolerance_(tolerance),
         ours_(replay_golden(group.trace, group.policy, policies::Budget::parse(group.budget), true)),
-        golden_(golden_path(group.file + ".golden.h5")) {}
+        golden_(golden_path(group.file + ".golden.h5")) {
+    if (golden_.has(group.path + "/resident")) packed_resident_ = golden_.read(group.path + "/resident");
+    if (golden_.has(group.path + "/score")) packed_score_ = golden_.read(group.path + "/score");
+  }
 
   SeedAgreement run() {
     if (!ours_.skipped_policies.empty()) {
@@ -80,12 +93,16 @@ class Comparison {
     std::vector<std::vector<float>> scores;
     std::vector<Rows> kept;
     for (std::size_t head = 0; head < cut.kept.size(); ++head) {
-      const std::string path = group_.path + layer + head_name(head) + "/kept";
-      if (!golden_.has(path)) return;
-      const std::vector<double> positions = golden_.read(path).values;
-      golden_kept.push_back(rows_of(positions.data(), positions.size()));
+      if (packed_resident_) {
+        golden_kept.push_back(marked(*packed_resident_, slot * cut.kept.size() + head));
+      } else {
+        const std::string path = group_.path + layer + head_name(head) + "/kept";
+        if (!golden_.has(path)) return;
+        const std::vector<double> positions = golden_.read(path).values;
+        golden_kept.push_back(rows_of(positions.data(), positions.size()));
+      }
       kept.push_back(cut.kept[head]);
-      add_scores(layer, head, cut, golden_scores, scores);
+      add_scores(slot, head, cut, golden_scores, scores);
     }
     result_.prompt.add(compare_layer(golden_scores, golden_kept, scores, kept, tolerance_, false));
     for (std::size_t head = 0; head < kept.size(); ++head) {
@@ -96,10 +113,10 @@ class Comparison {
   }
 
   /// Rows of equal length; entries that either side gives no score (protected ones) count as the largest.
-  void add_scores(const std::string& layer, std::size_t head, const sim::PromptCut& cut, Scores& golden_scores,
+  void add_scores(std::size_t slot, std::size_t head, const sim::PromptCut& cut, Scores& golden_scores,
                   std::vector<std::vector<float>>& scores) const {
     const auto length = static_cast<std::size_t>(ours_.start.prompt_length);
-    std::vector<double> golden = golden_row(layer, head);
+    std::vector<double> golden = golden_row(slot, head);
     std::vector<float> own = cut.scores.empty() ? std::vector<float>() : cut.scores[head];
     const bool comparable = !golden.empty() && !own.empty();
     golden.resize(length, std::nan(""));
@@ -114,8 +131,15 @@ class Comparison {
   }
 
   /// Empty where the group holds none, or none that ours must equal.
-  [[nodiscard]] std::vector<double> golden_row(const std::string& layer, std::size_t head) const {
+  [[nodiscard]] std::vector<double> golden_row(std::size_t slot, std::size_t head) const {
     if (group_.id == "sagekv") return {};  // the row is for orientation: every query head ranks alone
+    if (packed_score_) {
+      const std::size_t length = packed_score_->shape[2];
+      const auto first = static_cast<std::ptrdiff_t>((slot * packed_score_->shape[1] + head) * length);
+      return {packed_score_->values.begin() + first,
+              packed_score_->values.begin() + first + static_cast<std::ptrdiff_t>(length)};
+    }
+    const std::string layer = layer_name(ours_.start.layers[slot]);
     const std::string own = group_.path + layer + head_name(head) + "/score";
     const std::string shared = "/" + group_.id + "/score" + layer + head_name(head);
     std::vector<double> row;
@@ -140,8 +164,18 @@ class Comparison {
   [[nodiscard]] std::optional<Residents> residents(std::size_t slot, std::size_t head) const {
     const std::string place = layer_name(ours_.start.layers[slot]) + head_name(head);
     const std::string decoded = group_.path + "/decode" + place + "/kept";
-    const std::string marked = group_.path + place + "/resident";
+    const std::string own = group_.path + place + "/resident";
     Residents residents;
+    if (packed_resident_) {
+      const std::vector<double> rows = golden_.read(group_.path + "/rows").values;
+      residents.rows.assign(rows.begin() + 1, rows.end());  // the prompt's set is compared with its scores
+      const std::size_t layers = packed_resident_->shape[1];
+      const std::size_t heads = packed_resident_->shape[2];
+      for (std::size_t r = 1; r < rows.size(); ++r) {
+        residents.entries.push_back(marked(*packed_resident_, (r * layers + slot) * heads + head));
+      }
+      return residents;
+    }
     if (golden_.has(decoded)) {
       residents.rows = golden_.read(group_.path + "/decode/rows").values;
       const H5Array kept = golden_.read(decoded);
@@ -150,15 +184,10 @@ class Comparison {
       }
       return residents;
     }
-    if (!golden_.has(marked)) return std::nullopt;
+    if (!golden_.has(own)) return std::nullopt;
     residents.rows = golden_.read(group_.path + "/rows").values;
-    const H5Array marks = golden_.read(marked);
-    for (std::size_t r = 0; r < marks.shape[0]; ++r) {
-      Rows& entries = residents.entries.emplace_back();
-      for (std::size_t t = 0; t < marks.shape[1]; ++t) {
-        if (marks.values[r * marks.shape[1] + t] != 0) entries.push_back(static_cast<std::int32_t>(t));
-      }
-    }
+    const H5Array marks = golden_.read(own);
+    for (std::size_t r = 0; r < marks.shape[0]; ++r) residents.entries.push_back(marked(marks, r));
     return residents;
   }
 
@@ -227,7 +256,9 @@ class Comparison {
   const SeedGroup& group_;
   double tolerance_;
   ReplayCollector ours_;
-  H5File golden_;  // opened last: the policy reads its weights from the same file
+  H5File golden_;                           // opened last: the policy reads its weights from the same file
+  std::optional<H5Array> packed_resident_;  // [R, L, heads, T] and [L, heads, n]: references/golden_file.py
+  std::optional<H5Array> packed_score_;
   SeedAgreement result_;
 };
 

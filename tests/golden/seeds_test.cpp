@@ -36,7 +36,12 @@ std::vector<std::vector<SeedGroup>> by_system(const std::string& file) {
 
 TEST_CASE("the policy text of every group reproduces it", "[golden]") {
   const std::string file =
-      GENERATE("seeds-a.tiny-g1", "seeds-a.tiny-g2", "seeds-a.smollm2", "seeds-b.tiny-g2", "seeds-b.smollm2");
+      GENERATE("seeds-a.tiny-g1", "seeds-a.tiny-g2", "seeds-a.smollm2", "seeds-b.tiny-g2", "seeds-b.smollm2",
+               "references-learned.hidden-g1", "references-learned.hidden-g2", "references-learned.hidden-g4",
+               "references-decode.tiny-g1", "references-decode.tiny-g2", "references-decode.tiny-g4",
+               "references-decode.smollm2", "references-decode.hidden-g1", "references-decode.hidden-g2",
+               "references-decode.hidden-g4", "references-structure.tiny-g1", "references-structure.tiny-g2",
+               "references-structure.tiny-g4");
   int compared = 0;
   for (const std::vector<SeedGroup>& system : by_system(file)) {
     const SeedGroup& first = system.front();

@@ -65,6 +65,18 @@ def main(converter):
         if name.endswith((".h5", ".safetensors")):
             os.remove(name)
 
+    # LU-KV's curves: one array, whatever its precision.
+    curves = np.linspace(0, 1, 99 * 2 * 3).reshape(99, 2, 3)
+    np.save("curves.npy", curves)
+    expect(convert("lukv", "curves.h5", "curves.npy", "--group", "/lukv"), "layers 0 to 1 (2), 3 KV heads each")
+    with h5py.File("curves.h5") as file:
+        assert file["/lukv/prune_ratios"].dtype == np.float32
+        assert np.array_equal(file["/lukv/prune_ratios"][...], curves.astype(np.float32))
+    refuse(convert("lukv", "curves.h5", "curves.npy", "--group", "/lukv"), "there already")
+    np.save("flat.npy", curves[0])
+    refuse(convert("lukv", "flat.h5", "flat.npy"), "[99, layers, KV heads]")
+    refuse(convert("lukv", "flat.h5", converter), "not a numpy file")
+
     # Two shards, four types, a tied module stored once, tensors of the model itself.
     first, second = pattern((6, 8), 1), pattern((2, 5), 2)
     bias, shared = pattern((6,), 3), pattern((2, 4), 4)

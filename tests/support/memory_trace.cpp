@@ -53,6 +53,31 @@ float& element(std::vector<float>& values, int head, std::int32_t rows, std::int
                 static_cast<std::size_t>(component)];
 }
 
+void write_packets(traces::Writer& writer, const traces::Header& header, const MemoryTrace::Sequence& sequence,
+                   traces::PacketSet set) {
+  const MemoryTrace::PacketData& packets = sequence.packets[static_cast<std::size_t>(set)];
+  if (packets.layout.empty()) return;
+  writer.write_packets(set, packets.layout);
+  const auto rows = static_cast<std::size_t>(traces::total_rows(packets.layout));
+  const auto after = static_cast<std::size_t>(sequence.info.length - packets.layout.back().document.last);
+  for (std::size_t slot = 0; slot < packets.layers.size(); ++slot) {
+    const traces::PacketTensors& layer = packets.layers[slot];
+    const auto kv = [&](const std::vector<float>& values, std::size_t count) {
+      return token_major(values, header.num_kv_heads, count, header.head_dim);
+    };
+    const auto queries = [&](const std::vector<float>& values, std::size_t count) {
+      return token_major(values, header.num_query_heads, count, header.head_dim);
+    };
+    const std::vector<float> k = kv(layer.k, rows), v = kv(layer.v, rows);
+    const std::vector<float> q = layer.q.empty() ? layer.q : queries(layer.q, rows);
+    writer.append_packet_rows(set, header.layers[slot], {.k = k, .v = v, .q = q});
+    if (layer.after_k.empty()) continue;
+    const std::vector<float> after_k = kv(layer.after_k, after), after_v = kv(layer.after_v, after);
+    const std::vector<float> after_q = queries(layer.after_q, after);
+    writer.append_rows_after_packets(set, header.layers[slot], {.k = after_k, .v = after_v, .q = after_q});
+  }
+}
+
 void write_sequence(traces::Writer& writer, const MemoryTrace& trace, const MemoryTrace::Sequence& sequence) {
   const traces::Header& header = trace.header;
   writer.begin_sequence(sequence.info);
@@ -75,6 +100,7 @@ void write_sequence(traces::Writer& writer, const MemoryTrace& trace, const Memo
   for (std::size_t slot = 0; slot < sequence.second_pass_q.size(); ++slot) {
     writer.append_second_pass_q(header.layers[slot], sequence.second_pass_q[slot]);
   }
+  for (const traces::PacketSet set : traces::packet_sets) write_packets(writer, header, sequence, set);
   writer.end_sequence();
 }
 
@@ -110,6 +136,34 @@ void add_side(const TraceShape& shape, Normal& normal, MemoryTrace& trace) {
       sequence.second_pass_q.push_back(normal.many(size(rows, shape.query_heads, shape.head_dim), shape.query_spread));
     }
     sequence.info.spans["question"] = {{shape.prompt_length - 1 - shape.prompt_length / 4, shape.prompt_length}};
+  }
+}
+
+/// Two documents between a preamble and the question where the prompt has room, else one; wrapped and bare.
+void add_packets(const TraceShape& shape, Normal& normal, MemoryTrace& trace) {
+  const std::int32_t prompt = shape.prompt_length;
+  const std::int32_t end = prompt - 1 - prompt / 4;
+  std::vector<traces::Span> documents = {{0, prompt}};
+  if (prompt >= 8) documents = {{prompt / 8, prompt / 2}, {prompt / 2, end}};
+  for (MemoryTrace::Sequence& sequence : trace.sequences) {
+    sequence.info.spans["document"] = documents;
+    for (const traces::PacketSet set : traces::packet_sets) {
+      MemoryTrace::PacketData& packets = sequence.packets[static_cast<std::size_t>(set)];
+      const bool wrapped = set == traces::PacketSet::wrapped;
+      for (const traces::Span& document : documents) packets.layout.push_back({document, wrapped ? 2 : 0, wrapped});
+      const std::int32_t rows = traces::total_rows(packets.layout);
+      const std::int32_t after = shape.length - documents.back().last;
+      for (int layer = 0; layer < shape.layers; ++layer) {
+        traces::PacketTensors tensors;
+        tensors.k = normal.many(size_of(shape.kv_heads, rows, shape.head_dim), 1);
+        tensors.v = normal.many(size_of(shape.kv_heads, rows, shape.head_dim), 1);
+        tensors.q = normal.many(size_of(shape.query_heads, rows, shape.head_dim), shape.query_spread);
+        tensors.after_k = normal.many(size_of(shape.kv_heads, after, shape.head_dim), 1);
+        tensors.after_v = normal.many(size_of(shape.kv_heads, after, shape.head_dim), 1);
+        tensors.after_q = normal.many(size_of(shape.query_heads, after, shape.head_dim), shape.query_spread);
+        packets.layers.push_back(std::move(tensors));
+      }
+    }
   }
 }
 
@@ -184,7 +238,10 @@ MemoryTrace random_trace(const TraceShape& shape) {
       trace.output_norm.push_back(normal.many(static_cast<std::size_t>(shape.hidden_size), 1));
     }
   }
-  if (shape.with_side) add_side(shape, normal, trace);
+  if (shape.with_side) {
+    add_side(shape, normal, trace);
+    add_packets(shape, normal, trace);
+  }
   if (shape.with_output_norm) {
     header.norm_kind = traces::NormKind::rms;
     header.norm_epsilon = 1e-5;

@@ -2,6 +2,7 @@
 /// \file
 /// Small random traces held in memory, and the same as files.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -12,6 +13,7 @@
 #include "models/rope.h"
 #include "sim/replay/layer_data.h"
 #include "traces/header.h"
+#include "traces/packets.h"
 #include "traces/reader.h"
 #include "traces/writer.h"
 
@@ -34,7 +36,8 @@ struct TraceShape {
   int position_step = 1;                 ///< distance of neighbouring positions; 1 = none left out
   bool with_w_o = true;
   bool with_output_norm = false;
-  bool with_side = true;                  ///< x and its norm, every per-token channel, a second pass, a question
+  /// x and its norm, every per-token channel, a second pass, a question, documents and their packets.
+  bool with_side = true;
   std::vector<std::int32_t> q_rows = {};  ///< rows with a query in every layer; empty: all
   std::vector<traces::Span> evidence = {};
   std::uint64_t seed = 1;
@@ -42,13 +45,19 @@ struct TraceShape {
 
 /// A whole trace.
 struct MemoryTrace {
+  /// Documents recorded alone.
+  struct PacketData {
+    traces::Packets layout;                     ///< empty: not in the trace
+    std::vector<traces::PacketTensors> layers;  ///< [captured layer]
+  };
   struct Sequence {
     traces::SequenceInfo info;
     std::vector<traces::LayerTensors> layers;  ///< [captured layer]
     std::vector<std::vector<float>> x;         ///< [captured layer] [T, D]; empty: none
     std::map<traces::Channel, std::vector<float>> channels;
     traces::SecondPass second_pass;
-    std::vector<std::vector<float>> second_pass_q;  ///< [captured layer] [Ts, Hq, d]; empty: none
+    std::vector<std::vector<float>> second_pass_q;               ///< [captured layer] [Ts, Hq, d]; empty: none
+    std::array<PacketData, traces::packet_sets.size()> packets;  ///< by PacketSet
   };
   traces::Header header;
   std::vector<Sequence> sequences;

@@ -22,6 +22,7 @@ struct CollectedRows {
   std::vector<std::int32_t> resident, evicted;                        ///< [R * heads]
   std::vector<std::vector<std::uint8_t>> resident_rows;               ///< [head] [R * T]
   std::int64_t cuts = 0, scored_entries = 0;                          ///< while decoding
+  std::vector<policies::StepTraffic> traffic;                         ///< [R]; empty without a placement
 };
 
 /// Results of one sequence, by (point, layer slot).
@@ -56,6 +57,7 @@ class ReplayCollector final : public sim::ReplayObserver {
     out.output_squared.insert(out.output_squared.end(), block.output_squared.begin(), block.output_squared.end());
     out.resident.insert(out.resident.end(), block.resident.begin(), block.resident.end());
     out.evicted.insert(out.evicted.end(), block.evicted.begin(), block.evicted.end());
+    out.traffic.insert(out.traffic.end(), block.traffic.begin(), block.traffic.end());
     out.cuts += block.cuts;
     out.scored_entries += block.scored_entries;
     out.resident_rows.resize(std::max(out.resident_rows.size(), block.resident_rows.size()));

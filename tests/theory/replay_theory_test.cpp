@@ -49,6 +49,7 @@ TEST_CASE("the full cache loses nothing under any policy") {
   const MemoryTrace trace = random_trace(shape_of(1));
   std::vector<policies::Policy> with_budget;
   for (policies::Policy& policy : policies::parse_policies("all")) {
+    if (policy.places_at_any_budget) continue;
     if (policy.never_cuts() || !policy.allocator->ignores_budget()) with_budget.push_back(std::move(policy));
   }
   const ReplayCollector results =
@@ -162,6 +163,44 @@ TEST_CASE("dilution follows from what is kept of the useful and of the other ent
   }
   CHECK(sharper > 50);
   CHECK(duller > 50);
+}
+
+TEST_CASE("distractors whose logits come near the useful ones' dilute attention, whatever the model") {
+  TraceShape shape = shape_of(5);
+  shape.evidence = {{3, 5}, {20, 22}};
+  MemoryTrace trace = random_trace(shape);
+  for (float& component : trace.sequences[0].layers[0].q) component = 0;  // all logits of layer 0 tie
+  const ReplayCollector results = replayed(trace, "full", {"1"});
+  int bounds = 0;
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    const ExactLayer exact(trace, layer);
+    const CollectedRows& full = results.full.at(layer);
+    const CollectedRows& rows = results.rows.at({0, layer});
+    for (std::size_t r = 0; r < rows.rows.size(); ++r) {
+      for (int h = 0; h < 6; ++h) {
+        const std::vector<double> weights = exact.weights(h, rows.rows[r]);
+        const auto is_useful = [](std::size_t j) { return (j >= 3 && j < 5) || (j >= 20 && j < 22); };
+        double best = 0;
+        for (std::size_t j = 0; j < weights.size(); ++j) best = is_useful(j) ? std::max(best, weights[j]) : best;
+        const double dilution = static_cast<double>(full.dilution[r * 6 + static_cast<std::size_t>(h)]);
+        if (layer == 0) {
+          const auto visible = static_cast<double>(rows.rows[r] + 1);
+          CHECK(dilution == Approx((visible - 4) / visible).margin(1e-6));
+        }
+        for (const double gap : {0.0, 0.5, 2.0}) {
+          // Logits at least the best useful one less `gap`: weights at least exp(-gap) of its own.
+          double near = 0;
+          for (std::size_t j = 0; j < weights.size(); ++j) {
+            if (!is_useful(j) && weights[j] >= best * std::exp(-gap) * (1 - 1e-12)) ++near;
+          }
+          const double least = near * std::exp(-gap);
+          CHECK(dilution >= least / (4 + least) - 1e-6);
+          bounds += near > 0 ? 1 : 0;
+        }
+      }
+    }
+  }
+  CHECK(bounds > 100);
 }
 
 TEST_CASE("a window over uniform attention and linear values") {

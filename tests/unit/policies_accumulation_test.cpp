@@ -198,7 +198,7 @@ TEST_CASE("a threshold at a percentile of a row") {
       {.signal = AttentionSignal::above_percentile, .span = AttentionSpan::window, .history = 1, .percentile = 0.5});
   record.begin(cache);
   Row attention = cache.attention_of(0, 4, cache.positions());
-  const Row signals = record.sums(0);
+  const Row signals = record.sums(0, cache.entries(0));
   Row sorted = attention;
   std::sort(sorted.begin(), sorted.end());
   for (std::size_t i = 0; i < 5; ++i) CHECK(signals[i] == (attention[i] > sorted[2] + 1e-7 ? 1.0 : 0.0));

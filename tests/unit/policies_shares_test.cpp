@@ -214,6 +214,26 @@ TEST_CASE("LU-KV: counts from the table's row, with the largest remainders round
   CHECK(parsed.needs.parameters.empty());
   CHECK(parse_policy(parsed.expansion).expansion == parsed.expansion);
   CHECK(parse_policy("lukv").needs.parameters.size() == 1);
+
+  // The published layout, [99, L, H_kv]: layer 1 is a table of halves.
+  std::vector<float> published;
+  for (std::size_t percent = 0; percent < 99; ++percent) {
+    published.insert(published.end(), ratios.begin() + static_cast<std::ptrdiff_t>(percent * 3),
+                     ratios.begin() + static_cast<std::ptrdiff_t>(percent * 3 + 3));
+    published.insert(published.end(), 3, 0.5F);
+  }
+  const std::string whole = std::string(EVICTSIM_TEST_SCRATCH) + "/lukv_published.h5";
+  tests::WeightsFile(whole).write("curves/prune_ratios", {{99, 2, 3}, published});
+  Layers both;
+  both.add(std::vector<std::vector<float>>(3, std::vector<float>(10, 1.0F)));
+  both.add(std::vector<std::vector<float>>(3, std::vector<float>(10, 1.0F)));
+  CHECK(both.counts("lukv(table=\"" + whole + ":/curves\")", 5) == Counts{{7, 1, 6}, {5, 5, 5}});
+  const std::string flat = std::string(EVICTSIM_TEST_SCRATCH) + "/lukv_flat.h5";
+  tests::WeightsFile(flat).write("prune_ratios", {{99, 6}, published});
+  CHECK_THROWS_WITH(parse_policy("lukv(table=\"" + flat + "\")"), Catch::Contains("[99, layers, H_kv]"));
+  tests::WeightsFile(flat).write("others", {{99, 6}, published});
+  CHECK_THROWS_WITH(parse_policy("lukv(table=\"" + flat + "\")"), Catch::Contains("prune_ratios"));
+
   CHECK_THROWS_AS(parse_policy("lukv(table=nowhere.h5)"), Error);
   CHECK_THROWS_AS(parse_policy("lukv(pyramidkv,table=\"" + path + "\")"), Error);
   layers.add(std::vector<std::vector<float>>(3, std::vector<float>(10, 1.0F)));  // a layer the table lacks

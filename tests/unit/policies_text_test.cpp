@@ -75,6 +75,10 @@ TEST_CASE("presets and wrappers expand as documented") {
   CHECK(parse_policy("h2o(variant=prefill,recent=16,group=max)").expansion ==
         "compose(scorer=accumulated_attention(recent=16,recent_share=0.5,cut=plain,group=max,normalise=none,"
         "accumulate=all,history=400,signal=probability,kernel=1,pool=avg),allocator=uniform(),schedule=once())");
+  CHECK(parse_policy("squeezeattention(streaming_llm(sinks=2),p=0.3,positions=slot)").expansion ==
+        "compose(scorer=recency(),allocator=cosine_clusters(uniform(),p=0.3),"
+        "schedule=every(steps=1,prompt=true,counted=decoded,phase=0),protection=sinks(count=2),placement=rerotate())");
+  CHECK_FALSE(parse_policy("squeezeattention").places());
   CHECK(
       parse_policy("knorm(allocator=adakv(alpha=0))").expansion ==
       "compose(scorer=key_norm(),allocator=adakv(uniform(),variant=library,alpha=0,normalize=false),schedule=once())");
@@ -108,6 +112,10 @@ TEST_CASE("a wrong policy says what would be right") {
   CHECK_THROWS_WITH(parse_policy("oracle_mass(schedule=every)"), Contains("oracle"));
   CHECK_THROWS_WITH(parse_policy("compose(allocator=uniform())"), Contains("needs a scorer"));
   CHECK_THROWS_WITH(parse_policy("snapkv(64)"), Contains("name=value"));
+  for (const char* text : {"squeezeattention(snapkv@host,positions=slot)", "adakv(snapkv@host,placement=disk())",
+                           "snapkv(placement=host())@disk"}) {
+    CHECK_THROWS_WITH(parse_policy(text), Contains("has a placement already"));
+  }
   for (const char* text : {"", "  ", "snapkv(", "snapkv(window=)", "snapkv)", "snapkv(window=1,window=2)", "snapkv()x",
                            "'knorm'", "knorm(schedule=once,schedule=once)", "knorm(protection=knorm())",
                            "knorm(allocator=sinks())", "adakv(knorm(),knorm())", "knorm(budget=0)", "a,,b", "f(a,b",

@@ -11,6 +11,7 @@
 #include "sim/replay/oracle.h"
 #include "tests/support/layer_tiles.h"
 #include "tests/support/memory_trace_exact.h"
+#include "tests/support/memory_trace_replay.h"
 
 namespace {
 
@@ -236,4 +237,31 @@ TEST_CASE("an entry is evicted prematurely from the row after its last one on") 
   CHECK(shares(0, 0) == 0.0F);
   CHECK(shares(1, 0) == 0.5F);
   CHECK(shares(2, 0) == 1.0F);
+}
+
+TEST_CASE("with a placement, what a row does not attend is missing, and what comes back is not") {
+  const MemoryTrace trace = weighted_trace({1, 8, 2, 4, 1, 1, 1}, 4);
+  const LoadedLayer loaded(trace);
+  FutureMass mass;
+  const std::vector<Tile> tiles = attended_tiles(loaded.data(), 8, mass);
+  const MostAttended most(loaded.data(), tiles[0], 2);  // entries 1 and 3 in every row
+  CHECK(most.missing(0, 1, std::vector<std::int32_t>{0, 2, 4}) == 1.0F);
+  CHECK(most.missing(0, 1, std::vector<std::int32_t>{0, 3, 4}) == 0.5F);
+  CHECK(most.missing(0, 1, std::vector<std::int32_t>{1, 3}) == 0.0F);
+}
+
+TEST_CASE("entries that a tier gives back are not premature evictions") {
+  TraceShape shape{.layers = 1, .prompt_length = 80, .length = 90};
+  const MemoryTrace trace = random_trace(shape);
+  const auto mean = [&](const std::string& policy) {
+    const std::vector<float> shares = replayed(trace, policy, {"20"}).rows.at({0, 0}).premature_evictions;
+    return std::accumulate(shares.begin(), shares.end(), 0.0) / static_cast<double>(shares.size());
+  };
+  const double dropped = mean("knorm");
+  CHECK(dropped > 0.2);
+  CHECK(mean("knorm@host(page=4,recall=100)") == 0.0);
+  const double some = mean("knorm@host(page=4,recall=5)");
+  CHECK(some > 0.0);
+  CHECK(some < dropped);
+  CHECK(mean("knorm@rerotate") == Approx(dropped).margin(1e-9));
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "policies/registry.h"
+#include "policies/shared_parameters.h"
 
 namespace evictsim::policies {
 namespace {
@@ -51,9 +52,9 @@ std::vector<std::size_t> highest_cluster(const std::vector<double>& values) {
 }
 
 /// Layers whose attention changes the residual stream least keep a reduced share; the others share what that frees.
-class SqueezeAttention : public Allocator {
+class CosineClusters : public Allocator {
  public:
-  SqueezeAttention(const Parameters& parameters, std::shared_ptr<const Allocator> inner)
+  CosineClusters(const Parameters& parameters, std::shared_ptr<const Allocator> inner)
       : reduced_(parameters.real("p")), inner_(std::move(inner)) {}
 
   void allocate(const AllocationRequest& request, std::span<Index> counts) const override {
@@ -106,15 +107,13 @@ class SqueezeAttention : public Allocator {
 };
 
 const Registration registration(
-    {.name = "squeezeattention",
+    {.name = "cosine_clusters",
      .sentence = "Reduces the budget of the layers whose attention changes the residual stream least, for the others.",
      .citation = "SqueezeAttention, arXiv 2404.04793; hetailang/SqueezeAttention",
-     .parameters = {real_parameter("p", "0.4", 0, 1, "what the least important layers keep of their share")},
+     .parameters = squeeze_parameters(),
      .make = MakeOuterAllocator([](const Parameters& parameters, std::shared_ptr<const Allocator> inner) {
-       return std::make_unique<SqueezeAttention>(parameters, std::move(inner));
-     }),
-     .is_policy = true,
-     .default_policy = "streaming_llm()"});
+       return std::make_unique<CosineClusters>(parameters, std::move(inner));
+     })});
 
 }  // namespace
 }  // namespace evictsim::policies
