@@ -7,11 +7,13 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "traces/error.h"
 #include "traces/manifest.h"
+#include "traces/merge.h"
 #include "traces/reader.h"
 #include "traces/slice.h"
 #include "traces/synthesize.h"
@@ -120,6 +122,9 @@ void print_optional_data(const Reader& reader) {
       channels.count(to_string(channel), reader.has_channel(sequence, channel));
     }
     channels.count("second_pass", reader.read_second_pass(sequence).has_value());
+    for (const auto set : traces::packet_sets) {
+      channels.count(fmt::format("packets/{}", to_string(set)), reader.read_packets(sequence, set).has_value());
+    }
     for (const auto& [kind, spans] : reader.sequences()[sequence].spans)
       channels.count("spans/" + kind, !spans.empty());
     for (const int layer : header.layers) hidden.count("x", reader.has_hidden(sequence, layer));
@@ -151,6 +156,17 @@ void print_queries(const Reader& reader, std::size_t sequence) {
   }
 }
 
+void print_packets(const Reader& reader, std::size_t sequence) {
+  for (const auto set : traces::packet_sets) {
+    const std::optional<traces::Packets> packets = reader.read_packets(sequence, set);
+    if (!packets) continue;
+    std::int32_t boundary = 0;
+    for (const traces::Packet& packet : *packets) boundary += packet.header + packet.trailer;
+    print("              {} {} packets, {} rows, {} of them boundary rows\n", packets->size(), to_string(set),
+          traces::total_rows(*packets), boundary);
+  }
+}
+
 void print_sequence(const Reader& reader, std::size_t sequence) {
   const SequenceInfo& info = reader.sequences()[sequence];
   const int layer = reader.header().layers.front();
@@ -166,6 +182,7 @@ void print_sequence(const Reader& reader, std::size_t sequence) {
     }
     print("{}\n", spans.size() > most ? fmt::format(" and {} more", spans.size() - most) : "");
   }
+  print_packets(reader, sequence);
   print_queries(reader, sequence);
 }
 
@@ -262,6 +279,30 @@ void add_slice(CLI::App& trace) {
   });
 }
 
+void add_merge(CLI::App& trace) {
+  struct Settings {
+    std::vector<std::string> parts;
+    std::string output;
+    traces::MergeOptions options;
+  };
+  auto settings = std::make_shared<Settings>();
+  CLI::App* command = trace.add_subcommand(
+      "merge", "Makes one trace of captures with different heads of the same requests, as tensor-parallel ranks write");
+  command
+      ->add_option("PART", settings->parts, "One per rank, in any order: a trace file, or a directory with a manifest")
+      ->required();
+  command->add_option("-o,--output", settings->output, "The new trace")->required();
+  command->add_flag("--complete-only", settings->options.complete_only,
+                    "Leave out requests that are not whole in every part; otherwise they are an error");
+  command->callback([settings] {
+    const traces::MergeResult result =
+        traces::merge({settings->parts.begin(), settings->parts.end()}, settings->output, settings->options);
+    for (const std::string& request : result.left_out) print("left out {}\n", printable(request));
+    print("wrote {}, {} sequence{}, {}\n", settings->output, result.sequences, result.sequences == 1 ? "" : "s",
+          bytes_text(std::filesystem::file_size(settings->output)));
+  });
+}
+
 /// An option whose value is the name of one of `values`. CLI11's own transformer would list their numbers too.
 template <typename Choice>
 void add_choice(CLI::App& command, const char* name, Choice& chosen, const std::vector<Choice>& values,
@@ -323,6 +364,11 @@ void add_synth(CLI::App& trace) {
          "Tokens nearly as strong as a needle, outside the evidence");
   option("Structure", "--distractor-gap", options.distractor_gap, "Their logits lie below a needle's by up to this");
   option("Structure", "--noise", options.noise_logit, "Standard deviation of the logits' noise");
+  command->add_flag("--second-pass", options.second_pass, "Also read the prompt again, for kvzip and kvcompose")
+      ->group("Other passes");
+  option("Other passes", "--documents", options.documents, "Parts of the prompt read alone, for kvpacket");
+  option("Other passes", "--packet-noise", options.packet_noise,
+         "Standard deviation of what k and v differ by when read alone");
   command->callback([settings] {
     traces::synthesize(settings->output, settings->options);
     print("wrote {}, {}\n", settings->output, bytes_text(std::filesystem::file_size(settings->output)));
@@ -337,6 +383,7 @@ void add_trace_command(CLI::App& app) {
   add_info(*trace);
   add_verify(*trace);
   add_slice(*trace);
+  add_merge(*trace);
   add_synth(*trace);
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// `evictsim trace info|verify|slice|synth`.
+/// `evictsim trace info|verify|slice|merge|synth`.
 
 #include <CLI/CLI.hpp>
 

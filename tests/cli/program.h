@@ -106,7 +106,7 @@ struct Outcome {
 class Process {
  public:
   Process(const std::filesystem::path& folder, const Arguments& arguments) : folder_(folder) {
-    std::vector<std::string> words = {std::string(EVICTSIM_BIN_DIR) + "/evictsim"};
+    std::vector<std::string> words = {EVICTSIM_BIN_DIR "/evictsim"};
     words.insert(words.end(), arguments.begin(), arguments.end());
     std::vector<char*> pointers;
     for (std::string& word : words) pointers.push_back(word.data());
