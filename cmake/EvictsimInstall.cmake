@@ -8,12 +8,15 @@ set(_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/evictsim)
 
 install(TARGETS ${_libraries} EXPORT evictsim ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 if(_programs)
-  install(TARGETS ${_programs} EXPORT evictsim RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS ${_programs} EXPORT evictsim
+    RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 endif()
 foreach(header IN LISTS _headers)
   cmake_path(GET header PARENT_PATH folder)
   install(FILES ${PROJECT_SOURCE_DIR}/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/evictsim/${folder})
 endforeach()
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/gpus DESTINATION ${CMAKE_INSTALL_DATADIR}/evictsim
+  FILES_MATCHING PATTERN "*.json")
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 install(EXPORT evictsim NAMESPACE evictsim:: FILE evictsim-targets.cmake DESTINATION ${_package_dir})

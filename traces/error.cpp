@@ -61,6 +61,10 @@ const char* to_string(ErrorCode code) noexcept {
       return "policy_failure";
     case ErrorCode::unsupported:
       return "unsupported";
+    case ErrorCode::out_of_memory:
+      return "out_of_memory";
+    case ErrorCode::device_failure:
+      return "device_failure";
     case ErrorCode::interrupted:
       return "interrupted";
   }

@@ -25,6 +25,8 @@ enum class ErrorCode {
   missing_need,         ///< a policy needs data that the trace does not hold
   policy_failure,       ///< a policy broke its contract (too few, not finite scores)
   unsupported,          ///< valid input that this build cannot handle
+  out_of_memory,        ///< a device or pinned host memory has no room left
+  device_failure,       ///< a device is missing, or it or its runtime failed
   interrupted,          ///< stopped on request
 };
 

@@ -31,7 +31,11 @@ Guard::Guard() : lock_(library_mutex()) {
 // The owner that the lock remembers is the parent's thread, so neither locking nor unlocking would work here.
 void Guard::reset_after_fork() { new (&library_mutex()) std::recursive_mutex; }
 
-Guard::~Guard() { H5Eset_auto2(H5E_DEFAULT, function_, data_); }
+Guard::~Guard() {
+  // A thread that ends with errors on its stack keeps HDF5 from closing at the end of the process.
+  H5Eclear2(H5E_DEFAULT);
+  H5Eset_auto2(H5E_DEFAULT, function_, data_);
+}
 
 void Handle::reset() {
   if (id_ < 0) return;

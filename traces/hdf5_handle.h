@@ -88,6 +88,8 @@ class Node {
   [[nodiscard]] Node group(const std::string& name) const;
   [[nodiscard]] Node dataset(const std::string& name) const;
   [[nodiscard]] Node create_group(const std::string& name) const;
+  /// Unlinks a child and what is below it; none of it may be open.
+  void remove(const std::string& name) const;
   /// Creates a dataset of `shape`; with `chunk` not empty the first axis can grow. `compress`: shuffle + deflate 1.
   [[nodiscard]] Node create_dataset(const std::string& name, hid_t type, const std::vector<std::size_t>& shape,
                                     const std::vector<std::size_t>& chunk = {}, bool compress = false) const;

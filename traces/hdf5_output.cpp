@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "traces/hdf5_handle.h"
+#include "traces/hdf5_driver.h"
 
 namespace evictsim::traces::hdf5 {
 namespace {
@@ -23,6 +23,7 @@ Node Node::create_file(const std::string& path, const std::string& shown) {
   H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
   // The 1.10 layout has checksums on all metadata, so that damage is noticed when a file is opened.
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110);
+  H5Pset_driver(access.get(), output_driver(), nullptr);
   const Handle creation = timeless(H5P_FILE_CREATE);
   Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()));
   if (!file.valid()) throw Error(ErrorCode::io_failure, "cannot create the file", {.file = shown});
@@ -37,6 +38,12 @@ Node Node::create_group(const std::string& name) const {
     throw Error(ErrorCode::io_failure, "cannot create the group", {.file = file_, .dataset = child_path(name)});
   }
   return {std::move(handle), file_, child_path(name), file_size_};
+}
+
+void Node::remove(const std::string& name) const {
+  if (H5Ldelete(id(), name.c_str(), H5P_DEFAULT) < 0) {
+    throw Error(ErrorCode::io_failure, "cannot be removed", {.file = file_, .dataset = child_path(name)});
+  }
 }
 
 Node Node::create_dataset(const std::string& name, hid_t type, const std::vector<std::size_t>& shape,

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <functional>
 
+#include "traces/packet_storage.h"
+#include "traces/stored_integers.h"
 #include "traces/stored_rows.h"
 #include "traces/trace_file.h"
 
@@ -18,19 +20,6 @@ std::int32_t length_attribute(const Node& group, const char* name, std::int64_t 
     throw group.attribute_error(name, ErrorCode::invalid_value, rule, std::to_string(value));
   }
   return static_cast<std::int32_t>(value);
-}
-
-/// Integers that fit int32, each within [smallest, largest].
-std::vector<std::int32_t> bounded(const Node& dataset, std::int64_t smallest, std::int64_t largest, const char* rule) {
-  const std::vector<std::int64_t> wide = hdf5::read_integers(dataset);
-  std::vector<std::int32_t> values(wide.size());
-  for (std::size_t index = 0; index < wide.size(); ++index) {
-    if (wide[index] < smallest || wide[index] > largest) {
-      throw dataset.error(ErrorCode::invalid_value, rule, fmt::format("row {}: {}", index, wide[index]));
-    }
-    values[index] = static_cast<std::int32_t>(wide[index]);
-  }
-  return values;
 }
 
 void require_increasing(const Node& dataset, const std::vector<std::int32_t>& values) {
@@ -183,6 +172,14 @@ void load_sequence(const Node& group, const Header& header, SequenceInfo& info, 
   attempt(report, [&] {
     if (group.has("second_pass")) load_second_pass(group.group("second_pass"), header, info, entry);
   });
+  for (const PacketSet set : packet_sets) {
+    attempt(report, [&] {
+      if (!group.has("packets") || !group.group("packets").has(to_string(set))) return;
+      PacketEntry& packets = entry.packets[static_cast<std::size_t>(set)];
+      packets.layers.resize(header.layers.size());
+      packets.layout = load_packets(group.group("packets").group(to_string(set)), header, info, packets.layers);
+    });
+  }
 }
 
 }  // namespace

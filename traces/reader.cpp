@@ -158,6 +158,38 @@ std::optional<Tensor> Reader::read_second_pass_keys(std::size_t sequence, int la
   return impl_->read_second_pass_rows(sequence, layer, "k");
 }
 
+std::optional<Packets> Reader::read_packets(std::size_t sequence, PacketSet set) const {
+  return impl_->entry(sequence).packets[static_cast<std::size_t>(set)].layout;
+}
+
+PacketContents Reader::packet_contents(std::size_t sequence, int layer, PacketSet set) const {
+  const std::size_t index = impl_->trace.layer_index(layer);
+  const PacketEntry& packets = impl_->entry(sequence).packets[static_cast<std::size_t>(set)];
+  return packets.layout ? packets.layers[index] : PacketContents{};
+}
+
+PacketTensors Reader::read_packet_layer(std::size_t sequence, int layer, PacketSet set) const {
+  const PacketContents contents = packet_contents(sequence, layer, set);
+  PacketTensors tensors;
+  const auto read = [&](bool present, const char* name, std::vector<float>& values) {
+    if (!present) return;
+    Node dataset;
+    {
+      const Guard guard;
+      const Node packets = impl_->sequence_group(sequence).group("packets").group(to_string(set));
+      dataset = packets.group(layer_name(layer)).dataset(name);
+    }
+    read_head_major(dataset, values);
+  };
+  read(contents.rows, "k", tensors.k);
+  read(contents.rows, "v", tensors.v);
+  read(contents.queries, "q", tensors.q);
+  read(contents.after, "after_k", tensors.after_k);
+  read(contents.after, "after_v", tensors.after_v);
+  read(contents.after, "after_q", tensors.after_q);
+  return tensors;
+}
+
 TensorType Reader::stored_type(std::size_t sequence, int layer) const { return impl_->layer(sequence, layer).type; }
 
 std::string Reader::checksum() const { return file_checksum(impl_->trace.path); }

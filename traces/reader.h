@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "traces/header.h"
+#include "traces/packets.h"
 
 namespace evictsim::traces {
 
@@ -72,6 +73,12 @@ class Reader {
   [[nodiscard]] std::optional<Tensor> read_second_pass_queries(std::size_t sequence, int layer) const;
   /// Keys of the second pass's own rows [Hkv, Ts, d]; nullopt when that layer has none.
   [[nodiscard]] std::optional<Tensor> read_second_pass_keys(std::size_t sequence, int layer) const;
+  /// Documents recorded alone; nullopt when the sequence has no such set.
+  [[nodiscard]] std::optional<Packets> read_packets(std::size_t sequence, PacketSet set) const;
+  /// What a layer holds of a set; nothing where the sequence has none.
+  [[nodiscard]] PacketContents packet_contents(std::size_t sequence, int layer, PacketSet set) const;
+  /// Tensors of a set, as far as the layer holds them. Throws Error(invalid_value) on NaN or infinity.
+  [[nodiscard]] PacketTensors read_packet_layer(std::size_t sequence, int layer, PacketSet set) const;
   /// How k of that layer is stored.
   [[nodiscard]] TensorType stored_type(std::size_t sequence, int layer) const;
   /// Lower-case hexadecimal checksum of the file's bytes (see traces/checksum.h); reads the file once.

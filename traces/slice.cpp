@@ -6,9 +6,11 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "traces/manifest.h"
+#include "traces/packet_storage.h"
 #include "traces/sealed_file.h"
 #include "traces/stored_rows.h"
 #include "traces/trace_file.h"
@@ -228,6 +230,7 @@ class Slicer {
     copy_channels(index, source, target, first, last);
     for (const std::size_t layer : layers_) copy_layer(index, layer, source, target, first, last);
     if (input_.entries[index].second_pass) copy_second_pass(index, source, target, first, last);
+    copy_packets(index, source, target, first, last);
   }
 
   void copy_channels(std::size_t index, const Node& source, const Node& target, std::int32_t first,
@@ -320,6 +323,48 @@ class Slicer {
            static_cast<std::size_t>(input_.header.num_kv_heads),
            {kv_heads_.size(), static_cast<std::size_t>(header_.head_dim)});
     }
+  }
+
+  /// Sets of packets whose documents all lie in the rows kept; the others go.
+  void copy_packets(std::size_t index, const Node& sequence, const Node& sequence_target, std::int32_t first,
+                    std::int32_t last) const {
+    std::optional<Node> packets;
+    for (const PacketSet set : packet_sets) {
+      const PacketEntry& entry = input_.entries[index].packets[static_cast<std::size_t>(set)];
+      if (!entry.layout || entry.layout->front().document.first < first || entry.layout->back().document.last > last) {
+        continue;
+      }
+      Packets kept = *entry.layout;
+      for (Packet& packet : kept) packet.document = {packet.document.first - first, packet.document.last - first};
+      if (!packets) packets = sequence_target.create_group("packets");
+      const Node source = sequence.group("packets").group(to_string(set));
+      const Node target = packets->create_group(to_string(set));
+      write_packet_layout(target, kept);
+      for (const std::size_t layer : layers_) {
+        if (entry.layers[layer].rows) copy_packet_layer(entry, layer, source, target, last);
+      }
+    }
+  }
+
+  void copy_packet_layer(const PacketEntry& entry, std::size_t layer, const Node& set, const Node& set_target,
+                         std::int32_t last) const {
+    const std::string name = layer_name(input_.header.layers[layer]);
+    const Node source = set.group(name);
+    const Node target = set_target.create_group(name);
+    const auto width = static_cast<std::size_t>(header_.head_dim);
+    const auto copy_heads = [&](const char* dataset, const Indices& rows, const Indices& heads, int all) {
+      copy(source, target, dataset, rows, heads, static_cast<std::size_t>(all), {heads.size(), width});
+    };
+    const PacketContents& contents = entry.layers[layer];
+    const Indices rows = range(0, static_cast<std::size_t>(total_rows(*entry.layout)));
+    copy_heads("k", rows, kv_heads_, input_.header.num_kv_heads);
+    copy_heads("v", rows, kv_heads_, input_.header.num_kv_heads);
+    if (contents.queries) copy_heads("q", rows, query_heads_, input_.header.num_query_heads);
+    if (!contents.after) return;
+    const Indices after = range(0, static_cast<std::size_t>(last - entry.layout->back().document.last));
+    copy_heads("after_k", after, kv_heads_, input_.header.num_kv_heads);
+    copy_heads("after_v", after, kv_heads_, input_.header.num_kv_heads);
+    copy_heads("after_q", after, query_heads_, input_.header.num_query_heads);
   }
 
   const TraceFile& input_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -68,6 +69,11 @@ void require_valid_options(const SynthOptions& options) {
                               std::int64_t{2} * options.needles * options.needle_width + 1;
   require(options.prompt >= needed, "prompt",
           "must have room for the sinks, heavy hitters, distractors and twice the needles", options.prompt);
+  least(options.documents, 0, "documents", "must not be negative");
+  require(options.documents <= options.prompt - options.sinks - 1, "documents",
+          "must be fewer than the prompt's tokens behind the sinks", options.documents);
+  require(std::isfinite(options.packet_noise) && options.packet_noise >= 0 && options.packet_noise <= 100,
+          "packet-noise", "must lie between 0 and 100", options.packet_noise);
   require(std::int64_t{options.prompt} + options.decode < (1 << 24), "prompt", "must be below 16777216 with decode",
           options.prompt);
   require(std::isfinite(options.rope_theta) && options.rope_theta > 1, "rope-theta", "must be above 1",
@@ -124,6 +130,14 @@ Plan make_plan(const SynthOptions& options, Random& random) {
     plan.needle[free_token()] = static_cast<float>(options.needle_logit - options.distractor_gap * random.uniform());
   }
   plan.info.spans["question"] = {{options.prompt - 1, options.prompt}};
+  // The last token, the question, is in no document.
+  const std::int32_t room = options.prompt - options.sinks - 1;
+  for (std::int64_t document = 0; document < options.documents; ++document) {
+    const auto edge = [&](std::int64_t index) {
+      return options.sinks + static_cast<std::int32_t>(index * room / options.documents);
+    };
+    plan.info.spans["document"].push_back({edge(document), edge(document + 1)});
+  }
   return plan;
 }
 
@@ -238,6 +252,8 @@ class Synthesizer {
       if (options_.hidden_states) write_hidden(plan, sequence, layer);
     }
     write_channels(plan, sequence);
+    if (options_.second_pass) write_second_pass(plan, sequence);
+    if (options_.documents > 0) write_packets(plan, sequence);
     writer_.end_sequence();
   }
 
@@ -246,6 +262,13 @@ class Synthesizer {
   [[nodiscard]] float key_factor() const { return 1 / (static_cast<float>(header_.attention_scale) * gain()); }
 
   void write_keys(const Plan& plan, int sequence, int layer) {
+    make_keys(plan, sequence, layer,
+              [&](std::span<const float> k, std::span<const float> v) { writer_.append_kv(layer, k, v); });
+  }
+
+  /// Hands over k and v of the sequence block by block.
+  template <typename Take>
+  void make_keys(const Plan& plan, int sequence, int layer, const Take& take) {
     Random random = stream(3, sequence, layer);
     Rotator rotator(options_, header_);
     const auto heads = static_cast<std::size_t>(options_.kv_heads);
@@ -270,7 +293,8 @@ class Synthesizer {
           rotator.rotate(key);
         }
       }
-      writer_.append_kv(layer, {k.data(), rows * heads * width}, {v.data(), rows * heads * width});
+      take(std::span<const float>(k.data(), rows * heads * width),
+           std::span<const float>(v.data(), rows * heads * width));
     }
   }
 
@@ -297,6 +321,98 @@ class Synthesizer {
       }
       writer_.append_q(layer, {&row, 1}, q);
     }
+  }
+
+  /// Queries of `rows` that stand at `position(row)`: noise, sinks and heavy hitters, and what is near.
+  template <typename Position>
+  std::vector<float> other_queries(Random& random, std::int32_t rows, const Position& position) const {
+    Rotator rotator(options_, header_);
+    const auto width = static_cast<std::size_t>(options_.head_dim);
+    const std::size_t slow = rotator.pairs() - 1;
+    const float recency = recency_component(rotator);
+    const auto row_size = static_cast<std::size_t>(options_.query_heads) * width;
+    std::vector<float> q(static_cast<std::size_t>(rows) * row_size);
+    for (float& value : q) value = static_cast<float>(options_.noise_logit) * random.gaussian();
+    for (std::int32_t row = 0; row < rows; ++row) {
+      rotator.set_position(position(row));
+      for (std::size_t begin = 0; begin < row_size; begin += width) {
+        float* query = q.data() + static_cast<std::size_t>(row) * row_size + begin;
+        for (std::size_t pair = 0; pair < slow - 1; ++pair) query[rotator.first(pair)] += recency;
+        set_pair(rotator, query, slow, gain());
+        set_pair(rotator, query, slow - 1, 0);
+        rotator.rotate(query);
+      }
+    }
+    return q;
+  }
+
+  void write_second_pass(const Plan& plan, int sequence) {
+    SecondPass rows;
+    for (std::int32_t row = 0; row < options_.prompt; ++row) {
+      rows.positions.push_back(options_.prompt + row);
+      rows.chunk.push_back({0, options_.prompt});
+    }
+    writer_.write_second_pass(rows);
+    for (int layer = 0; layer < options_.layers; ++layer) {
+      Random random = stream(7, sequence, layer);
+      // A row that repeats a token looks at it as if it stood there.
+      writer_.append_second_pass_q(layer, other_queries(random, options_.prompt, [&](std::int32_t row) {
+                                     return plan.info.positions[static_cast<std::size_t>(row)];
+                                   }));
+    }
+  }
+
+  void write_packets(const Plan& plan, int sequence) {
+    constexpr std::int32_t boundary = 4;  // rows of a header, and of a trailer
+    std::array<Packets, packet_sets.size()> layouts;
+    for (const Span& document : plan.info.spans.at("document")) {
+      layouts[static_cast<std::size_t>(PacketSet::wrapped)].push_back({document, boundary, boundary});
+      layouts[static_cast<std::size_t>(PacketSet::bare)].push_back({document, 0, 0});
+    }
+    for (const PacketSet set : packet_sets) writer_.write_packets(set, layouts[static_cast<std::size_t>(set)]);
+    for (int layer = 0; layer < options_.layers; ++layer) {
+      std::vector<float> k, v;
+      make_keys(plan, sequence, layer, [&](std::span<const float> keys, std::span<const float> values) {
+        k.insert(k.end(), keys.begin(), keys.end());
+        v.insert(v.end(), values.begin(), values.end());
+      });
+      for (const PacketSet set : packet_sets) {
+        Random random = stream(8 + static_cast<std::uint64_t>(set), sequence, layer);
+        for (const Packet& packet : layouts[static_cast<std::size_t>(set)]) {
+          write_packet(random, set, packet, layer, k, v);
+        }
+      }
+    }
+  }
+
+  /// Keys and values of the sequence, turned to the packet's positions, with noise; boundary rows are noise alone.
+  void write_packet(Random& random, PacketSet set, const Packet& packet, int layer, std::span<const float> k,
+                    std::span<const float> v) {
+    Rotator rotator(options_, header_);
+    const auto width = static_cast<std::size_t>(options_.head_dim);
+    const std::size_t row_size = static_cast<std::size_t>(options_.kv_heads) * width;
+    std::vector<float> keys, values;
+    for (std::int32_t row = 0; row < packet.rows(); ++row) {
+      const std::int32_t token = packet.document.first + row - packet.header;
+      const bool boundary = row < packet.header || token >= packet.document.last;
+      const auto noise = static_cast<float>(boundary ? 1 : options_.packet_noise);
+      rotator.set_position(packet.header - packet.document.first);
+      for (std::size_t i = 0; i < row_size; i += width) {
+        const std::size_t from = boundary ? 0 : static_cast<std::size_t>(token) * row_size + i;
+        std::vector<float> key(width, 0), value(width, 0);
+        if (!boundary) {
+          std::copy_n(k.begin() + static_cast<std::ptrdiff_t>(from), width, key.begin());
+          std::copy_n(v.begin() + static_cast<std::ptrdiff_t>(from), width, value.begin());
+          rotator.rotate(key.data());
+        }
+        for (float& number : key) number += noise * random.gaussian();
+        for (float& number : value) number += noise * random.gaussian();
+        keys.insert(keys.end(), key.begin(), key.end());
+        values.insert(values.end(), value.begin(), value.end());
+      }
+    }
+    const std::vector<float> queries = other_queries(random, packet.rows(), [](std::int32_t row) { return row; });
+    writer_.append_packet_rows(set, layer, {.k = keys, .v = values, .q = queries});
   }
 
   static void set_pair(const Rotator& rotator, float* head, std::size_t pair, float value) {

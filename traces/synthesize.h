@@ -46,6 +46,10 @@ struct SynthOptions {
   int distractors = 4;          ///< single tokens near a needle's logit, outside the evidence
   double distractor_gap = 0.5;  ///< their logits lie below the needles' by up to this
   double noise_logit = 0.5;     ///< standard deviation
+  // Other passes.
+  bool second_pass = false;   ///< the prompt read again as one chunk; every row looks at the token it repeats
+  int documents = 0;          ///< equal parts of the prompt behind the sinks, recorded alone: bare, and wrapped
+  double packet_noise = 0.3;  ///< standard deviation of what a component of k or v differs by when read alone
 };
 
 /// Writes the trace to `path`, sealed. The same options give the same tensors on every machine. Throws

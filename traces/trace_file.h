@@ -13,6 +13,7 @@
 #include "traces/error.h"
 #include "traces/hdf5_handle.h"
 #include "traces/header.h"
+#include "traces/packets.h"
 #include "traces/reader.h"
 
 namespace evictsim::traces {
@@ -47,11 +48,18 @@ struct LayerEntry {
   std::optional<std::vector<std::int32_t>> query_rows;  ///< absent: every row
 };
 
+/// One set of packets of a sequence.
+struct PacketEntry {
+  std::optional<Packets> layout;       ///< absent: not recorded
+  std::vector<PacketContents> layers;  ///< [captured layer]
+};
+
 struct SequenceEntry {
   bool valid = false;  ///< attributes are usable
   std::vector<LayerEntry> layers;
   std::array<bool, all_channels.size()> channels{};
   std::optional<SecondPass> second_pass;
+  std::array<PacketEntry, packet_sets.size()> packets;  ///< by PacketSet
 };
 
 struct TraceFile {

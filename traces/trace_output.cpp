@@ -6,16 +6,6 @@ namespace evictsim::traces {
 
 using hdf5::Node;
 
-namespace {
-
-std::vector<std::int32_t> flatten(const std::vector<Span>& spans) {
-  std::vector<std::int32_t> values;
-  for (const Span& span : spans) values.insert(values.end(), {span.first, span.last});
-  return values;
-}
-
-}  // namespace
-
 void write_header(const Node& root, const Node& model, const Header& header) {
   for (const auto& [name, text] : header.extra) root.set_attribute(name, text);
   root.set_attribute("format", std::string(format_name));
@@ -41,7 +31,9 @@ void write_header(const Node& root, const Node& model, const Header& header) {
   if (header.dropped_rows) root.set_attribute("dropped_rows", *header.dropped_rows);
   if (header.capture_overhead) root.set_attribute("capture_overhead", *header.capture_overhead);
   model.write_integers("layers", {header.layers.size()}, header.layers);
-  model.write_reals("inv_freq", header.inv_freq);
+  if (!header.inv_freq.empty() || header.rope_layout != RopeLayout::none) {
+    model.write_reals("inv_freq", header.inv_freq);
+  }
   if (!header.sliding_window.empty()) {
     model.write_integers("sliding_window", {header.sliding_window.size()}, header.sliding_window);
   }
@@ -61,12 +53,18 @@ void write_sequence_info(const Node& sequence, const SequenceInfo& info) {
   sequence.write_integers("positions", {info.positions.size()}, info.positions);
   if (info.spans.empty()) return;
   const Node group = sequence.create_group("spans");
-  for (const auto& [kind, spans] : info.spans) group.write_integers(kind, {spans.size(), 2}, flatten(spans));
+  for (const auto& [kind, spans] : info.spans) write_pairs(group, kind, spans);
 }
 
 void write_second_pass_rows(const Node& group, const SecondPass& rows) {
   group.write_integers("positions", {rows.positions.size()}, rows.positions);
-  group.write_integers("chunk", {rows.chunk.size(), 2}, flatten(rows.chunk));
+  write_pairs(group, "chunk", rows.chunk);
+}
+
+void write_pairs(const Node& group, const std::string& name, const std::vector<Span>& pairs) {
+  std::vector<std::int32_t> values;
+  for (const Span& pair : pairs) values.insert(values.end(), {pair.first, pair.last});
+  group.write_integers(name, {pairs.size(), 2}, values);
 }
 
 std::size_t rows_per_chunk(std::size_t row_bytes) {

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <numeric>
+#include <string>
 
 #include "traces/manifest.h"
 #include "traces/trace_file.h"
@@ -86,6 +88,31 @@ class Verifier {
     finite &= attempt(report_, [&] { read_head_major(v, v_); });
     finite &= attempt(report_, [&] { read_head_major(q, q_); });
     if (finite) check_outputs(sequence, index, q);
+    check_other_passes(sequence, index);
+  }
+
+  /// Tensors of the second pass and of packets are finite.
+  void check_other_passes(std::size_t sequence, std::size_t index) {
+    std::vector<Node> tensors;
+    {
+      const Guard guard;
+      const Node group = trace_.root.group("sequences").group(trace_.sequences[sequence].name);
+      const SequenceEntry& entry = trace_.entries[sequence];
+      const std::string layer = layer_name(trace_.header.layers[index]);
+      const auto take = [&](const Node& pass, std::initializer_list<const char*> names) {
+        for (const char* name : names) {
+          if (pass.has(name)) tensors.push_back(pass.dataset(name));
+        }
+      };
+      if (entry.layers[index].has_second_pass) take(group.group("second_pass").group(layer), {"q", "k"});
+      for (const PacketSet set : packet_sets) {
+        const PacketEntry& packets = entry.packets[static_cast<std::size_t>(set)];
+        if (!packets.layout || !packets.layers[index].rows) continue;
+        take(group.group("packets").group(to_string(set)).group(layer),
+             {"k", "v", "q", "after_k", "after_v", "after_q"});
+      }
+    }
+    for (const Node& tensor : tensors) attempt(report_, [&] { read_head_major(tensor, k_); });
   }
 
   /// Softmax over k, times v, times w_o must be finite for the sampled rows.

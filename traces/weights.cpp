@@ -99,7 +99,7 @@ std::vector<int> layers_in(const Node& group) {
 
 }  // namespace
 
-std::shared_ptr<const Weights> Weights::open(const std::string& location) {
+std::shared_ptr<const Weights> Weights::open(const std::string& location, const std::string& of_all_layers) {
   const auto [file, path] = split_location(location);
   if (!std::filesystem::is_regular_file(file)) {
     throw Error(ErrorCode::file_not_found, "weights must be an HDF5 file, or file:/group", {.file = location});
@@ -118,8 +118,10 @@ std::shared_ptr<const Weights> Weights::open(const std::string& location) {
   impl->location = location;
   impl->opened = descend(Node::open_file(file, size), path);
   impl->layers = layers_in(impl->group());
-  if (impl->layers.empty()) {
-    throw impl->group().error(ErrorCode::missing_data, "holds no group layer_000, layer_001, ... of weights");
+  if (impl->layers.empty() && (of_all_layers.empty() || !impl->group().has(of_all_layers))) {
+    throw impl->group().error(ErrorCode::missing_data,
+                              fmt::format("holds no group layer_000, layer_001, ... of weights{}{}",
+                                          of_all_layers.empty() ? "" : ", and no dataset ", of_all_layers));
   }
   return std::shared_ptr<const Weights>(new Weights(std::move(impl)));
 }

@@ -16,8 +16,9 @@ namespace evictsim::traces {
 class Weights {
  public:
   /// `location` is "file.h5", or "file.h5:/group" for weights that lie deeper. Throws Error: file_not_found,
-  /// not_a_trace (not an HDF5 file), missing_data (no such group, or no layer in it).
-  static std::shared_ptr<const Weights> open(const std::string& location);
+  /// not_a_trace (not an HDF5 file), missing_data (no such group, or no layer in it; with a tensor `of_all_layers`
+  /// there, which holds every layer, it needs none).
+  static std::shared_ptr<const Weights> open(const std::string& location, const std::string& of_all_layers = {});
   ~Weights();
 
   [[nodiscard]] const std::string& location() const;

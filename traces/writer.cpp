@@ -3,119 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <limits>
 #include <map>
 #include <set>
 
-#include "traces/half.h"
+#include "traces/packet_output.h"
+#include "traces/row_stream.h"
 #include "traces/sealed_file.h"
 #include "traces/trace_file.h"
 #include "traces/trace_output.h"
 
 namespace evictsim::traces {
-namespace {
-
 using hdf5::Guard;
 using hdf5::Node;
-
-std::size_t product(const std::vector<std::size_t>& shape, std::size_t first = 0) {
-  std::size_t count = 1;
-  for (std::size_t axis = first; axis < shape.size(); ++axis) count *= shape[axis];
-  return count;
-}
-
-void convert(std::span<const float> values, TensorType type, std::byte* bytes) {
-  switch (type) {
-    case TensorType::float16:
-      floats_to_halves(values.data(), reinterpret_cast<std::uint16_t*>(bytes), values.size());
-      return;
-    case TensorType::bfloat16:
-      floats_to_bfloats(values.data(), reinterpret_cast<std::uint16_t*>(bytes), values.size());
-      return;
-    case TensorType::float32:
-      std::copy_n(reinterpret_cast<const std::byte*>(values.data()), values.size_bytes(), bytes);
-      return;
-  }
-}
-
-/// NaN, infinity and what rounds to infinity may not enter a tensor.
-void require_storable(std::span<const float> values, TensorType type, const Node& dataset) {
-  // Halfway between the largest float16 (or bfloat16) and what would be the next: from there values round to infinity.
-  const float limit = type == TensorType::float16    ? 65520.0F
-                      : type == TensorType::bfloat16 ? std::bit_cast<float>(0x7f7f8000U)
-                                                     : std::numeric_limits<float>::infinity();
-  for (const float value : values) {
-    if (std::abs(value) < limit) continue;
-    throw dataset.error(ErrorCode::invalid_value,
-                        fmt::format("must be finite and within the range of {}", to_string(type)),
-                        fmt::format("{}", value));
-  }
-}
-
-/// A dataset that grows by rows. Rows are gathered until they fill chunks, so that each chunk is written once.
-class Stream {
- public:
-  Stream(const Node& group, const std::string& name, std::vector<std::size_t> row_shape, const WriterOptions& options)
-      : type_(options.tensor_type), shape_(std::move(row_shape)) {
-    shape_.insert(shape_.begin(), 0);
-    row_elements_ = product(shape_, 1);
-    row_bytes_ = row_elements_ * hdf5::element_size(type_);
-    chunk_rows_ = rows_per_chunk(row_bytes_);
-    std::vector<std::size_t> chunk = shape_;
-    chunk[0] = chunk_rows_;
-    dataset_ = group.create_dataset(name, hdf5::tensor_type(type_).get(), shape_, chunk, options.compress);
-  }
-
-  [[nodiscard]] std::size_t row_elements() const { return row_elements_; }
-  [[nodiscard]] std::size_t rows() const { return shape_[0] + pending_.size() / row_bytes_; }
-  [[nodiscard]] const Node& dataset() const { return dataset_; }
-
-  void append(std::span<const float> values) {
-    if (values.size() % row_elements_ != 0) {
-      throw dataset_.error(ErrorCode::wrong_shape, fmt::format("must get whole rows of {} values", row_elements_),
-                           fmt::format("{} values", values.size()));
-    }
-    require_storable(values, type_, dataset_);
-    std::size_t rows = values.size() / row_elements_;
-    for (const float* source = values.data(); rows > 0;) {
-      const std::size_t used = pending_.size();
-      const std::size_t taken = std::min(rows, chunk_rows_ - used / row_bytes_);
-      pending_.resize(used + taken * row_bytes_);
-      convert({source, taken * row_elements_}, type_, pending_.data() + used);
-      source += taken * row_elements_;
-      rows -= taken;
-      if (pending_.size() == chunk_rows_ * row_bytes_) flush();
-    }
-  }
-
-  void flush() {
-    const std::size_t count = pending_.size() / row_bytes_;
-    if (count == 0) return;
-    const std::size_t first = shape_[0];
-    shape_[0] += count;
-    dataset_.resize(shape_);
-    dataset_.write_rows(shape_, first, count, pending_.data());
-    pending_.clear();
-  }
-
- private:
-  TensorType type_;
-  std::vector<std::size_t> shape_;
-  std::size_t row_elements_ = 0;
-  std::size_t row_bytes_ = 0;
-  std::size_t chunk_rows_ = 0;
-  Node dataset_;
-  std::vector<std::byte> pending_;
-};
-
-}  // namespace
 
 struct Writer::Impl {
   struct Layer {
     Node group;
-    std::unique_ptr<Stream> k, v, q, x, second_pass_q, second_pass_k;
+    std::unique_ptr<RowStream> k, v, q, x, second_pass_q, second_pass_k;
     std::vector<std::int32_t> query_rows;
   };
 
@@ -141,10 +45,12 @@ struct Writer::Impl {
   std::map<Channel, std::vector<float>> channels;
   std::optional<SecondPass> second_pass;
   Node second_pass_group;
+  PacketOutput packets;
   std::set<std::string> used_names;
 
   void close() {
     layers.clear();
+    packets.close();
     second_pass_group.close();
     sequence.close();
     layer_groups.clear();
@@ -183,15 +89,7 @@ struct Writer::Impl {
 
   void write_whole(const Node& group, const char* name, const std::vector<std::size_t>& shape,
                    std::span<const float> values) const {
-    const Node dataset = group.create_dataset(name, hdf5::tensor_type(options.tensor_type).get(), shape);
-    if (values.size() != product(shape)) {
-      throw dataset.error(ErrorCode::wrong_shape, fmt::format("must have {} values", product(shape)),
-                          fmt::format("{} values", values.size()));
-    }
-    require_storable(values, options.tensor_type, dataset);
-    std::vector<std::byte> bytes(values.size() * hdf5::element_size(options.tensor_type));
-    convert(values, options.tensor_type, bytes.data());
-    dataset.write_rows(shape, 0, shape[0], bytes.data());
+    write_tensor(group, name, options.tensor_type, shape, values);
   }
 
   void require_valid_info() const {
@@ -226,11 +124,11 @@ struct Writer::Impl {
     }
     for (const auto& [channel, values] : channels) {
       const std::vector<std::size_t> shape = channel_shape(channel, header, static_cast<std::size_t>(info.length));
-      if (values.size() != product(shape)) {
-        throw sequence.error(
-            ErrorCode::wrong_shape,
-            fmt::format("{} must have shape {}, {} values", to_string(channel), channel_axes(channel), product(shape)),
-            fmt::format("{} values", values.size()));
+      if (values.size() != element_count(shape)) {
+        throw sequence.error(ErrorCode::wrong_shape,
+                             fmt::format("{} must have shape {}, {} values", to_string(channel), channel_axes(channel),
+                                         element_count(shape)),
+                             fmt::format("{} values", values.size()));
       }
       if (channel != Channel::token_ids) {
         const Node dataset = sequence.create_dataset(to_string(channel), H5T_IEEE_F32LE, shape);
@@ -250,15 +148,6 @@ struct Writer::Impl {
     }
   }
 
-  /// Completes one stream and checks its rows.
-  void finish(const std::unique_ptr<Stream>& stream, const Node& group, const char* name, std::size_t rows) const {
-    if (!stream) throw group.error(ErrorCode::missing_data, fmt::format("{} must be written", name));
-    stream->flush();
-    if (stream->rows() == rows) return;
-    throw stream->dataset().error(ErrorCode::wrong_shape, fmt::format("must have {} rows", rows),
-                                  fmt::format("{} rows", stream->rows()));
-  }
-
   void finish_layer(int index) {
     const auto length = static_cast<std::size_t>(info.length);
     Layer& entry = layers[index];
@@ -268,7 +157,7 @@ struct Writer::Impl {
     if (entry.x) finish(entry.x, entry.group, "x", length);
     if (entry.second_pass_q) finish(entry.second_pass_q, entry.group, "second_pass", second_pass->positions.size());
     if (entry.second_pass_k) finish(entry.second_pass_k, entry.group, "second_pass", second_pass->positions.size());
-    if (!entry.q) entry.q = std::make_unique<Stream>(entry.group, "q", query_row(), options);
+    if (!entry.q) entry.q = std::make_unique<RowStream>(entry.group, "q", query_row(), options);
     finish(entry.q, entry.group, "q", entry.query_rows.size());
     if (!entry.query_rows.empty() && entry.query_rows.back() >= info.length) {
       throw entry.group.error(ErrorCode::invalid_value, "q_rows must lie between 0 and length - 1",
@@ -287,6 +176,7 @@ struct Writer::Impl {
     if (second_pass) write_second_pass_rows(second_pass_group, *second_pass);
     write_channels();
     for (const int index : header.layers) finish_layer(index);
+    packets.finish(info, header);
     layers.clear();
     channels.clear();
     second_pass.reset();
@@ -341,8 +231,8 @@ void Writer::append_kv(int layer, std::span<const float> k, std::span<const floa
   const Guard guard;
   Impl::Layer& entry = impl_->layer(layer);
   if (entry.group.id() < 0) entry.group = impl_->sequence.create_group(layer_name(layer));
-  if (!entry.k) entry.k = std::make_unique<Stream>(entry.group, "k", impl_->kv_row(), impl_->options);
-  if (!entry.v) entry.v = std::make_unique<Stream>(entry.group, "v", impl_->kv_row(), impl_->options);
+  if (!entry.k) entry.k = std::make_unique<RowStream>(entry.group, "k", impl_->kv_row(), impl_->options);
+  if (!entry.v) entry.v = std::make_unique<RowStream>(entry.group, "v", impl_->kv_row(), impl_->options);
   if (k.size() != v.size())
     throw entry.group.error(ErrorCode::wrong_shape, "k and v must get the same number of values");
   entry.k->append(k);
@@ -353,7 +243,7 @@ void Writer::append_q(int layer, std::span<const std::int32_t> token_rows, std::
   const Guard guard;
   Impl::Layer& entry = impl_->layer(layer);
   if (entry.group.id() < 0) entry.group = impl_->sequence.create_group(layer_name(layer));
-  if (!entry.q) entry.q = std::make_unique<Stream>(entry.group, "q", impl_->query_row(), impl_->options);
+  if (!entry.q) entry.q = std::make_unique<RowStream>(entry.group, "q", impl_->query_row(), impl_->options);
   if (q.size() != token_rows.size() * entry.q->row_elements()) {
     throw entry.q->dataset().error(ErrorCode::wrong_shape,
                                    fmt::format("must get {} values per token row", entry.q->row_elements()),
@@ -377,7 +267,7 @@ void Writer::append_x(int layer, std::span<const float> x) {
   if (entry.group.id() < 0) entry.group = impl_->sequence.create_group(layer_name(layer));
   if (!entry.x) {
     const std::vector<std::size_t> row = {static_cast<std::size_t>(impl_->header.hidden_size)};
-    entry.x = std::make_unique<Stream>(entry.group, "x", row, impl_->options);
+    entry.x = std::make_unique<RowStream>(entry.group, "x", row, impl_->options);
   }
   entry.x->append(x);
 }
@@ -396,7 +286,7 @@ void Writer::append_second_pass_q(int layer, std::span<const float> q) {
   if (!impl_->second_pass) throw impl_->misuse("write_second_pass must come first");
   if (!entry.second_pass_q) {
     const Node group = impl_->second_pass_group.create_group(layer_name(layer));
-    entry.second_pass_q = std::make_unique<Stream>(group, "q", impl_->query_row(), impl_->options);
+    entry.second_pass_q = std::make_unique<RowStream>(group, "q", impl_->query_row(), impl_->options);
   }
   entry.second_pass_q->append(q);
 }
@@ -407,9 +297,29 @@ void Writer::append_second_pass_k(int layer, std::span<const float> k) {
   if (!entry.second_pass_q) throw impl_->misuse("append_second_pass_q must come first");
   if (!entry.second_pass_k) {
     const Node group = impl_->second_pass_group.group(layer_name(layer));
-    entry.second_pass_k = std::make_unique<Stream>(group, "k", impl_->kv_row(), impl_->options);
+    entry.second_pass_k = std::make_unique<RowStream>(group, "k", impl_->kv_row(), impl_->options);
   }
   entry.second_pass_k->append(k);
+}
+
+void Writer::write_packets(PacketSet set, const Packets& packets) {
+  const Guard guard;
+  impl_->require_open(true);
+  impl_->packets.begin(impl_->sequence, set, packets);
+}
+
+void Writer::append_packet_rows(PacketSet set, int layer, const PacketRows& rows) {
+  const Guard guard;
+  impl_->require_open(true);
+  impl_->require_layer(layer);
+  impl_->packets.append(set, layer, rows, {"k", "v", "q"}, impl_->header, impl_->options);
+}
+
+void Writer::append_rows_after_packets(PacketSet set, int layer, const PacketRows& rows) {
+  const Guard guard;
+  impl_->require_open(true);
+  impl_->require_layer(layer);
+  impl_->packets.append(set, layer, rows, {"after_k", "after_v", "after_q"}, impl_->header, impl_->options);
 }
 
 void Writer::write_channel(Channel channel, std::span<const float> values) {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "traces/header.h"
+#include "traces/packets.h"
 #include "traces/reader.h"
 
 namespace evictsim::traces {
@@ -16,6 +17,12 @@ namespace evictsim::traces {
 struct WriterOptions {
   TensorType tensor_type = TensorType::float16;  ///< k, v, q, x and weights are stored so; rounded to nearest even
   bool compress = true;                          ///< shuffle + deflate 1
+};
+
+/// Rows of one layer as the format stores them (token-major).
+struct PacketRows {
+  std::span<const float> k, v;  ///< [rows, Hkv, d]
+  std::span<const float> q;     ///< [rows, Hq, d]; may be empty for the packets' rows, always or never
 };
 
 /// Writes one trace file. Not thread-safe. Destroying it without `seal()` removes the temporary file.
@@ -48,6 +55,11 @@ class Writer {
   void append_second_pass_q(int layer, std::span<const float> q);
   /// Optional, after the queries of that layer: keys of the same rows after RoPE, [rows, Hkv, d].
   void append_second_pass_k(int layer, std::span<const float> k);
+  /// Documents recorded alone; the rows of their packets follow in order for every layer that has them, then, optional,
+  /// the rows behind the last document of a pass that read these packets.
+  void write_packets(PacketSet set, const Packets& packets);
+  void append_packet_rows(PacketSet set, int layer, const PacketRows& rows);
+  void append_rows_after_packets(PacketSet set, int layer, const PacketRows& rows);
   /// Ends a sequence of which more is known than at its beginning (a capture learns the length last): `info` replaces
   /// what `begin_sequence` was given, except for the name.
   void end_sequence(const SequenceInfo& info);

@@ -72,6 +72,25 @@ TEST_CASE("run writes the trace that its options describe") {
   CHECK(sequence.spans.at("question") == std::vector<traces::Span>{{1, 3}});
 }
 
+TEST_CASE("run records a second pass and documents alone when asked") {
+  prepare();
+  const Outcome outcome = run(
+      "run --model tiny.gguf --prompt prompt.txt --decode 3 --ignore-end --second-pass --second-pass-chunk 16 "
+      "--second-pass-range 2:30 --repeat-prompt Again --repeat-next tokens:9 --repeat-tail 2 "
+      "--span document=tokens:4:20 --span document=tokens:20:31 --packets --packet-header AB --packet-trailer tokens:7 "
+      "-o passes.h5");
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  const traces::Reader reader("passes.h5");
+  const traces::SecondPass rows = reader.read_second_pass(0).value();
+  CHECK(rows.chunk.size() == 5 + 16 + 1 + 2 + 12);
+  CHECK(rows.chunk.front() == traces::Span{2, 18});
+  CHECK(rows.chunk.back() == traces::Span{18, 30});
+  CHECK(reader.read_packets(0, traces::PacketSet::bare) == traces::Packets{{{4, 20}}, {{20, 31}}});
+  CHECK(reader.read_packets(0, traces::PacketSet::wrapped) == traces::Packets{{{4, 20}, 2, 1}, {{20, 31}, 2, 1}});
+  CHECK(reader.header().extra.at("capture_packet_header") == "AB");
+}
+
 TEST_CASE("token ids stand in for text") {
   prepare();
   REQUIRE(run("run --model tiny.gguf --prompt-tokens ids.txt --continuation-tokens ids.txt -o ids.h5").status == 0);
@@ -94,6 +113,9 @@ TEST_CASE("mistakes get one line and exit status 1") {
        {"--model tiny.gguf --prompt prompt.txt --span evidence=elephant", "elephant"},
        {"--model tiny.gguf --prompt prompt.txt --span evidence=is", "more than once"},
        {"--model tiny.gguf --prompt prompt.txt --decode 500", "context of 256"},
+       {"--model tiny.gguf --prompt prompt.txt --packets", "--span document"},
+       {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3", "FIRST:END"},
+       {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3:99", "0:38"},
        {"--model tiny.gguf --prompt prompt.txt --tolerance 1e-12", "more than 1e-12"}}));
   const Outcome outcome = run("run " + arguments + " -o failed.h5");
   INFO(outcome.output);
@@ -110,6 +132,8 @@ TEST_CASE("wrong usage exits with status 2, help with 0") {
   CHECK(run("run --model tiny.gguf --prompt prompt.txt --prompt-tokens ids.txt -o a.h5").status == 2);
   CHECK(run("run --model tiny.gguf --prompt prompt.txt --decode 3 --continuation answer.txt -o a.h5").status == 2);
   CHECK(run("run --model tiny.gguf --prompt prompt.txt --dtype f8 -o a.h5").status == 2);
+  CHECK(run("run --model tiny.gguf --prompt prompt.txt --repeat-tail 3 -o a.h5").status == 2);
+  CHECK(run("run --model tiny.gguf --prompt prompt.txt --packet-header A -o a.h5").status == 2);
   const Outcome help = run("run --help");
   CHECK(help.status == 0);
   CHECK_THAT(help.output, Catch::Contains("--q-rows") && Catch::Contains("--span"));

@@ -21,6 +21,10 @@ run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/project -B ${SCRATCH}/build -G
 run(${CMAKE_COMMAND} --build ${SCRATCH}/build)
 run(${SCRATCH}/build/consumer ${SCRATCH}/consumer.h5)
 run(${SCRATCH}/moved/bin/evictsim trace verify ${SCRATCH}/consumer.h5)
+# Data that comes with the package is found wherever it is put.
+if(EXISTS ${SCRATCH}/moved/bin/evictsim-capture)
+  run(${SCRATCH}/moved/bin/evictsim-capture probe --no-device --base l40s -o ${SCRATCH}/l40s.json)
+endif()
 
 # Plug-ins of another project, loaded by the installed program.
 run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/plugin -B ${SCRATCH}/plugin -G ${GENERATOR}

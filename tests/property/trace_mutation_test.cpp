@@ -38,6 +38,8 @@ void read_everything(const std::filesystem::path& path) {
       static_cast<void>(reader.read_layer(sequence, layer));
       static_cast<void>(reader.read_hidden(sequence, layer));
       static_cast<void>(reader.read_second_pass_queries(sequence, layer));
+      static_cast<void>(reader.read_second_pass_keys(sequence, layer));
+      for (const PacketSet set : packet_sets) static_cast<void>(reader.read_packet_layer(sequence, layer, set));
     }
     for (int channel = 0; channel <= static_cast<int>(Channel::final_norm_input); ++channel) {
       static_cast<void>(reader.read_channel(sequence, static_cast<Channel>(channel)));

@@ -41,6 +41,7 @@ const Tree& tree() {
         if (!entry.is_regular_file()) continue;
         const std::string path = entry.path().lexically_relative(root).generic_string();
         const std::string extension = entry.path().extension().string();
+        if (path.starts_with("traces/capture/dlpack/")) continue;  // not ours
         if (extension == ".h" || extension == ".cpp" || extension == ".cu") {
           found.sources.push_back({path, read(entry.path())});
         } else if (entry.path().filename() == "CMakeLists.txt") {

@@ -97,6 +97,29 @@ inline const std::vector<std::int32_t>& small_query_rows() {
 
 inline SecondPass small_second_pass() { return {{100, 101, 105}, {{0, 8}, {8, 16}, {8, 20}}}; }
 
+inline Packets small_packets(PacketSet set) {
+  if (set == PacketSet::bare) return {{{2, 6}}, {{6, 9}}};
+  return {{{2, 6}, 2, 1}, {{7, 9}, 0, 3}};
+}
+
+/// Layer 1 has all of the wrapped packets; layer 3 k and v of the bare ones.
+inline void write_small_packets(Writer& writer) {
+  writer.write_packets(PacketSet::wrapped, small_packets(PacketSet::wrapped));
+  writer.write_packets(PacketSet::bare, small_packets(PacketSet::bare));
+  const std::vector<float> k = pattern(12 * 16, 44), v = pattern(12 * 16, 45), q = pattern(12 * 32, 46);
+  for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 5}, {5, 7}}) {
+    writer.append_packet_rows(PacketSet::wrapped, 1,
+                              {.k = std::span(k).subspan(first * 16, count * 16),
+                               .v = std::span(v).subspan(first * 16, count * 16),
+                               .q = std::span(q).subspan(first * 32, count * 32)});
+  }
+  const std::vector<float> after_k = pattern(11 * 16, 47), after_v = pattern(11 * 16, 48),
+                           after_q = pattern(11 * 32, 49);
+  writer.append_rows_after_packets(PacketSet::wrapped, 1, {.k = after_k, .v = after_v, .q = after_q});
+  writer.append_packet_rows(PacketSet::bare, 3,
+                            {.k = std::span(k).first(7 * 16), .v = std::span(v).first(7 * 16), .q = {}});
+}
+
 /// Layer 1 has all queries and x, layer 3 some queries; written in several pieces.
 inline void write_small_trace(const std::filesystem::path& path, const WriterOptions& options = {}, int sequences = 2,
                               const Header& header = small_header()) {
@@ -132,6 +155,7 @@ inline void write_small_trace(const std::filesystem::path& path, const WriterOpt
     writer.write_second_pass(small_second_pass());
     writer.append_second_pass_q(1, pattern(3 * 32, 41));
     writer.append_second_pass_k(1, pattern(3 * 16, 43));
+    write_small_packets(writer);
     writer.end_sequence();
   }
   writer.seal();

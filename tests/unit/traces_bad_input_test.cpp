@@ -170,6 +170,31 @@ std::vector<Case> structural_cases() {
        Code::wrong_shape, "/sequences/000000/entropy_top", "[T, 3]"},
       {"second pass without chunk", [](hid_t f) { remove_link(f, "/sequences/000000/second_pass/chunk"); },
        Code::missing_data, "/sequences/000000/second_pass/chunk", "absent"},
+      {"packets without wrappers", [](hid_t f) { remove_link(f, "/sequences/000000/packets/bare/wrappers"); },
+       Code::missing_data, "/sequences/000000/packets/bare/wrappers", "absent"},
+      {"documents that overlap",
+       [](hid_t f) {
+         replace_integers(f, "/sequences/000000/packets/bare/documents", {2, 2}, {2, 6, 5, 8});
+       },
+       Code::invalid_value, "/sequences/000000/packets/bare/documents", "apart"},
+      {"documents behind the prompt",
+       [](hid_t f) {
+         replace_integers(f, "/sequences/000000/packets/bare/documents", {2, 2}, {2, 6, 17, 20});
+       },
+       Code::invalid_value, "/sequences/000000/packets/bare/documents", "inside the prompt"},
+      {"a negative header",
+       [](hid_t f) {
+         replace_integers(f, "/sequences/000000/packets/wrapped/wrappers", {2, 2}, {-2, 5, 0, 3});
+       },
+       Code::invalid_value, "/sequences/000000/packets/wrapped/wrappers", "0 to 65536"},
+      {"packets of other rows",
+       [](hid_t f) {
+         replace_integers(f, "/sequences/000000/packets/wrapped/wrappers", {2, 2}, {2, 2, 0, 3});
+       },
+       Code::wrong_shape, "/sequences/000000/packets/wrapped/layer_001/k", "[Tp, Hkv, d]"},
+      {"rows behind packets without queries",
+       [](hid_t f) { remove_link(f, "/sequences/000000/packets/wrapped/layer_001/after_q"); }, Code::missing_data,
+       "/sequences/000000/packets/wrapped/layer_001/after_q", "absent"},
       {"a group for a dataset",
        [](hid_t f) {
          remove_link(f, "/sequences/000000/layer_003/k");
@@ -292,6 +317,24 @@ TEST_CASE("NaN and infinity in k, v and q are found when the layer is read") {
       CHECK(faults[0].dataset == dataset);
     }
   }
+}
+
+TEST_CASE("NaN in packets and in a second pass are found by the verifier, in packets when they are read too") {
+  std::vector<float> values(12 * 2 * 8, 1.0F);
+  values[100] = std::numeric_limits<float>::quiet_NaN();
+  write_small_trace("passes.h5");
+  edit_file("passes.h5", [&](hid_t f) {
+    replace_floats(f, "/sequences/000001/packets/wrapped/layer_001/v", {12, 2, 8}, values);
+    replace_floats(f, "/sequences/000001/second_pass/layer_001/k", {3, 2, 8},
+                   {values.begin() + 80, values.begin() + 128});
+  });
+  const std::vector<Fault> faults = verify("passes.h5");
+  REQUIRE(faults.size() == 2);
+  CHECK(faults[0].dataset == "/sequences/000001/second_pass/layer_001/k");
+  CHECK(faults[1].dataset == "/sequences/000001/packets/wrapped/layer_001/v");
+  const Reader reader("passes.h5");
+  CHECK_THROWS_WITH(reader.read_packet_layer(1, 1, PacketSet::wrapped), Catch::Contains("packets/wrapped/layer_001/v"));
+  CHECK_NOTHROW(reader.read_packet_layer(0, 1, PacketSet::wrapped));
 }
 
 TEST_CASE("attention outputs that overflow are a fault") {

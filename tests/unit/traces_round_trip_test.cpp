@@ -128,8 +128,62 @@ TEST_CASE("every dataset and attribute of the format is read back as it was writ
     CHECK_FALSE(reader.read_second_pass_queries(sequence, 3));
     CHECK(equal(reader.read_second_pass_keys(sequence, 1)->data, head_major(pattern(48, 43), 2, 8)));
     CHECK_FALSE(reader.read_second_pass_keys(sequence, 3));
+    for (const PacketSet set : packet_sets) CHECK(reader.read_packets(sequence, set) == small_packets(set));
+    const PacketTensors wrapped = reader.read_packet_layer(sequence, 1, PacketSet::wrapped);
+    CHECK(equal(wrapped.k, head_major(pattern(192, 44), 2, 8)));
+    CHECK(equal(wrapped.v, head_major(pattern(192, 45), 2, 8)));
+    CHECK(equal(wrapped.q, head_major(pattern(384, 46), 4, 8)));
+    CHECK(equal(wrapped.after_k, head_major(pattern(176, 47), 2, 8)));
+    CHECK(equal(wrapped.after_v, head_major(pattern(176, 48), 2, 8)));
+    CHECK(equal(wrapped.after_q, head_major(pattern(352, 49), 4, 8)));
+    CHECK_FALSE(reader.packet_contents(sequence, 3, PacketSet::wrapped).rows);
+    CHECK(reader.read_packet_layer(sequence, 3, PacketSet::wrapped).k.empty());
+    const PacketContents bare = reader.packet_contents(sequence, 3, PacketSet::bare);
+    CHECK((bare.rows && !bare.queries && !bare.after));
+    std::vector<float> first_rows = pattern(192, 44);
+    first_rows.resize(7 * 16);
+    CHECK(equal(reader.read_packet_layer(sequence, 3, PacketSet::bare).k, head_major(first_rows, 2, 8)));
   }
   CHECK(verify(path).empty());
+}
+
+TEST_CASE("packets that break a rule are not written") {
+  const auto refused = [](const std::function<void(Writer&)>& write, const std::string& rule) {
+    Writer writer("packets.h5", small_header());
+    writer.begin_sequence(small_sequence());
+    for (const int layer : small_header().layers) {
+      writer.append_kv(layer, pattern(20 * 16, 1), pattern(20 * 16, 2));
+    }
+    writer.write_channel(Channel::token_ids, channel_values(Channel::token_ids, 20));
+    CHECK_THROWS_WITH((write(writer), writer.end_sequence()), Catch::Contains(rule));
+  };
+  const std::vector<float> rows = pattern(4 * 16, 3);
+  const PacketRows four{.k = rows, .v = rows, .q = {}};
+  refused([&](Writer& writer) { writer.append_packet_rows(PacketSet::bare, 1, four); },
+          "write_packets must come first");
+  refused([&](Writer& writer) { writer.write_packets(PacketSet::bare, {}); }, "at least one document");
+  refused([&](Writer& writer) { writer.write_packets(PacketSet::bare, {{{4, 4}}}); }, "none empty");
+  refused([&](Writer& writer) { writer.write_packets(PacketSet::bare, {{{4, 8}}, {{7, 9}}}); }, "apart");
+  refused([&](Writer& writer) { writer.write_packets(PacketSet::bare, {{{4, 8}, -1, 0}}); }, "none negative");
+  refused([&](Writer& writer) { writer.write_packets(PacketSet::bare, {{{18, 20}}}); }, "inside the prompt");
+  refused(
+      [&](Writer& writer) {
+        writer.write_packets(PacketSet::bare, {{{4, 9}}});
+        writer.append_packet_rows(PacketSet::bare, 1, four);
+      },
+      "must have 5 rows");
+  refused(
+      [&](Writer& writer) {
+        writer.write_packets(PacketSet::bare, {{{4, 8}}});
+        writer.append_packet_rows(PacketSet::bare, 1, {.k = rows, .v = {}, .q = {}});
+      },
+      "v must be written");
+  refused(
+      [&](Writer& writer) {
+        writer.write_packets(PacketSet::bare, {{{4, 8}}});
+        writer.write_packets(PacketSet::bare, {{{4, 8}}});
+      },
+      "written before");
 }
 
 TEST_CASE("rows that fill many chunks come back in order") {

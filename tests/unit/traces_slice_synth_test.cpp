@@ -99,6 +99,43 @@ TEST_CASE("a slice keeps chosen layers, heads, sequences and rows exactly") {
   CHECK(sliced.read_channel(0, Channel::entropy_top)->data[0] ==
         source.read_channel(1, Channel::entropy_top)->data[15]);
   CHECK(sliced.read_second_pass(0)->chunk == std::vector<Span>{{0, 3}, {3, 11}, {3, 13}});
+  // The documents begin before the rows kept.
+  CHECK_FALSE(sliced.read_packets(0, PacketSet::wrapped));
+  CHECK_FALSE(sliced.read_packets(0, PacketSet::bare));
+}
+
+TEST_CASE("packets whose documents are kept stay, with the heads and rows behind them that stay") {
+  write_small_trace("source.h5");
+  SliceOptions options;
+  options.kv_heads = {1};
+  options.first_row = 2;
+  options.last_row = 16;
+  slice("source.h5", "slice.h5", options);
+  CHECK(verify("slice.h5").empty());
+  const Reader source("source.h5");
+  const Reader sliced("slice.h5");
+  CHECK(sliced.read_packets(1, PacketSet::wrapped) == Packets{{{0, 4}, 2, 1}, {{5, 7}, 0, 3}});
+  CHECK(sliced.read_packets(1, PacketSet::bare) == Packets{{{0, 4}}, {{4, 7}}});
+  const PacketTensors all = source.read_packet_layer(1, 1, PacketSet::wrapped);
+  const PacketTensors part = sliced.read_packet_layer(1, 1, PacketSet::wrapped);
+  const auto is_end_of = [](const std::vector<float>& tensor, const std::vector<float>& whole) {
+    return tensor.size() * 2 == whole.size() &&
+           std::equal(tensor.begin(), tensor.end(), whole.end() - std::ssize(tensor));
+  };
+  CHECK(is_end_of(part.k, all.k));
+  CHECK(is_end_of(part.v, all.v));
+  CHECK(is_end_of(part.q, all.q));
+  // 7 of 11 rows behind the documents, of the second head.
+  REQUIRE(part.after_k.size() == 7 * 8);
+  CHECK(std::equal(part.after_k.begin(), part.after_k.end(), all.after_k.begin() + 11 * 8));
+  CHECK(std::equal(part.after_v.begin(), part.after_v.end(), all.after_v.begin() + 11 * 8));
+  REQUIRE(part.after_q.size() == 2 * 7 * 8);
+  CHECK(std::equal(part.after_q.begin(), part.after_q.begin() + 56, all.after_q.begin() + 2 * 11 * 8));
+  CHECK(sliced.packet_contents(1, 3, PacketSet::bare).rows);
+  options = {};
+  options.last_row = 8;
+  slice("source.h5", "slice.h5", options);
+  CHECK_FALSE(Reader("slice.h5").read_packets(0, PacketSet::bare));
 }
 
 TEST_CASE("a slice of everything has the same contents, and impossible slices are refused") {
@@ -265,6 +302,53 @@ TEST_CASE("a synthetic trace has the attention structure it was asked for") {
     const double median = sorted[sorted.size() / 2];
     CHECK(std::count_if(column.begin(), column.end(), [&](double value) { return value > 8 * median; }) >= 4 + 4);
   }
+}
+
+TEST_CASE("a synthetic second pass looks at what it repeats, and packets are the context read alone") {
+  SynthOptions options;
+  options.tensor_type = TensorType::float32;
+  options.prompt = 120;
+  options.decode = 4;
+  options.second_pass = true;
+  options.documents = 3;
+  options.packet_noise = 0;
+  options.rope_layout = GENERATE(RopeLayout::half, RopeLayout::interleaved);
+  synthesize("passes.h5", options);
+  CHECK(verify("passes.h5").empty());
+  const Reader reader("passes.h5");
+  CHECK(reader.read_second_pass(0)->chunk == std::vector<Span>(120, Span{0, 120}));
+  const Packets bare = reader.read_packets(0, PacketSet::bare).value();
+  CHECK(bare == Packets{{{4, 42}}, {{42, 80}}, {{80, 119}}});
+  CHECK(reader.read_packets(0, PacketSet::wrapped)->front() == Packet{{4, 42}, 4, 4});
+  CHECK(reader.sequences()[0].spans.at("document").size() == 3);
+  const LayerTensors tensors = reader.read_layer(0, 1);
+  const PacketTensors packets = reader.read_packet_layer(0, 1, PacketSet::bare);
+  // Norms of keys do not turn; values are the same.
+  const auto norm = [](const float* row) {
+    double sum = 0;
+    for (int i = 0; i < 64; ++i) sum += static_cast<double>(row[i]) * static_cast<double>(row[i]);
+    return sum;
+  };
+  for (std::size_t row = 0; row < 115; ++row) {
+    CHECK(norm(&packets.k[row * 64]) == Approx(norm(&tensors.k[(row + 4) * 64])).epsilon(1e-4));
+    CHECK(packets.v[row * 64] == tensors.v[(row + 4) * 64]);
+  }
+  CHECK(packets.k[38 * 64] != tensors.k[42 * 64]);
+  // Over rows, the token repeated gets more than the mean of those around it.
+  const Tensor queries = *reader.read_second_pass_queries(0, 1);
+  double own = 0, others = 0;
+  for (std::size_t row = 20; row < 100; ++row) {
+    for (std::size_t token = row - 10; token <= row + 10; ++token) {
+      double product = 0;
+      for (std::size_t i = 0; i < 64; ++i) {
+        product += static_cast<double>(queries.data[row * 64 + i]) * static_cast<double>(tensors.k[token * 64 + i]);
+      }
+      (token == row ? own : others) += product / (token == row ? 80 : 1600);
+    }
+  }
+  CHECK(own / 8 > others / 8 + 0.5);
+  options.documents = 116;
+  CHECK_THROWS_WITH(synthesize("refused.h5", options), Catch::Contains("documents"));
 }
 
 TEST_CASE("distractors come near the needles without being evidence") {

@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <set>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -55,7 +57,64 @@ LlamaCapture::LlamaCapture(CapturePlan plan) : plan_(std::move(plan)), file_(pla
   read_prompt();
   fill_sliding_windows();
   fill_from_graph();
+  plan_other_passes();
   fill_settings();
+}
+
+// Ids as given, or text; markers such as <|im_start|> count as tokens.
+std::vector<std::int32_t> LlamaCapture::tokens_of(const std::string& text) const {
+  constexpr std::string_view prefix = "tokens:";
+  if (!text.starts_with(prefix)) return model_.tokenize(text, false, true);
+  std::vector<std::int32_t> tokens;
+  for (const char *begin = text.data() + prefix.size(), *end = text.data() + text.size();;) {
+    std::int32_t token = 0;
+    const auto [rest, failure] = std::from_chars(begin, end, token);
+    const bool more = rest != end && *rest == ',';
+    if (failure != std::errc{} || (rest != end && !more)) refuse("token ids are given as tokens:5,6,7", "tokens", text);
+    tokens.push_back(token);
+    if (!more) return tokens;
+    begin = rest + 1;
+  }
+}
+
+void LlamaCapture::plan_other_passes() {
+  const RecordPlan& record = plan_.record;
+  if (!record.second_pass && !record.packets) return;
+  if (llama_model_n_swa(model_.get()) > 0) {
+    throw Error(ErrorCode::unsupported,
+                "the engine forgets entries of sliding-window layers, so nothing can be read "
+                "behind the prompt and taken out again; capture without second pass and packets",
+                {.file = plan_.model.string()});
+  }
+  const auto tokenize = [this](const std::string& text) { return tokens_of(text); };
+  const auto require_context = [&](std::size_t tokens, const char* parameter) {
+    if (tokens <= static_cast<std::size_t>(model_.context_length())) return;
+    refuse(fmt::format("{} tokens do not fit into the model's context of {}", tokens, model_.context_length()),
+           parameter);
+  };
+  if (record.second_pass) {
+    second_pass_ = plan_second_pass(*record.second_pass, prompt_, tokenize);
+    for (const ChunkPass& pass : second_pass_) {
+      require_context(prompt_.size() + pass.tokens.size(), "second-pass");
+      require_tokens(pass.tokens);
+    }
+  }
+  if (!record.packets) return;
+  wrapper_ = make_wrapper(*record.packets, header_.hidden_size, header_.vocab_size, tokenize);
+  const auto found = spans_.find("document");
+  const Packets packets = packets_of(found == spans_.end() ? std::vector<Span>() : found->second,
+                                     static_cast<std::int32_t>(prompt_.size()), *wrapper_);
+  const std::size_t decode =
+      is_greedy() ? static_cast<std::size_t>(plan_.sequence.decode) : plan_.sequence.continuation_tokens.size();
+  require_context(static_cast<std::size_t>(entries_needed(packets, static_cast<std::int32_t>(prompt_.size() + decode))),
+                  "packets");
+}
+
+void LlamaCapture::require_tokens(const std::vector<std::int32_t>& tokens) const {
+  for (const std::int32_t token : tokens) {
+    if (token >= 0 && token < header_.vocab_size) continue;
+    refuse(fmt::format("a token id outside the vocabulary of {}", header_.vocab_size), "tokens", std::to_string(token));
+  }
 }
 
 bool LlamaCapture::is_greedy() const {
@@ -125,14 +184,8 @@ void LlamaCapture::read_prompt() {
     if (sequence.continuation_tokens.empty()) refuse("the continuation is empty", "continuation");
   }
   if (prompt_.empty()) refuse("the prompt is empty", "prompt");
-  for (const auto* tokens : {&prompt_, &sequence.continuation_tokens}) {
-    for (const std::int32_t token : *tokens) {
-      if (token < 0 || token >= header_.vocab_size) {
-        refuse(fmt::format("a token id outside the vocabulary of {}", header_.vocab_size), "tokens",
-               std::to_string(token));
-      }
-    }
-  }
+  require_tokens(prompt_);
+  require_tokens(sequence.continuation_tokens);
   const std::size_t decode =
       is_greedy() ? static_cast<std::size_t>(sequence.decode) : sequence.continuation_tokens.size();
   if (prompt_.size() + decode > static_cast<std::size_t>(model_.context_length())) {
@@ -218,6 +271,17 @@ void LlamaCapture::fill_settings() {
   extra["capture_system_info"] = engine_system_information();
   extra["capture_decoding"] = is_greedy() ? "greedy" : "teacher_forced";
   extra["capture_chat_template"] = plan_.sequence.chat_template ? "yes" : "no";
+  if (const auto& pass = plan_.record.second_pass) {
+    extra["capture_second_pass_chunk"] = std::to_string(pass->chunk);
+    extra["capture_repeat_prompt"] = pass->first_request;
+    extra["capture_repeat_next"] = pass->next_request;
+    extra["capture_repeat_tail"] = std::to_string(pass->tail);
+  }
+  if (const auto& packets = plan_.record.packets) {
+    extra["capture_packet_header"] = packets->header;
+    extra["capture_packet_trailer"] = packets->trailer;
+    extra["capture_packet_embeddings"] = std::filesystem::path(packets->embeddings).filename().string();
+  }
 }
 
 // Greedy tokens come from a pass without callbacks, so that the captured pass can be compared with it token by token.
@@ -333,6 +397,41 @@ void LlamaCapture::judge(CaptureReport& report, const AttentionCheck& check,
               {.file = rejected.string()});
 }
 
+// Behind the prompt, before anything is decoded; the cache is then as it was.
+void LlamaCapture::record_second_pass(LlamaContext& context, NodeCollector& collector, TraceRecorder& recorder) const {
+  const auto prompt = static_cast<std::int32_t>(prompt_.size());
+  recorder.begin_second_pass(rows_of(second_pass_, prompt));
+  for (const ChunkPass& pass : second_pass_) {
+    for_each_step(pass.tokens.size(), pass.tokens.size(), static_cast<std::size_t>(plan_.engine.ubatch),
+                  [&](std::size_t first, std::size_t count) {
+                    const std::int32_t position = prompt + static_cast<std::int32_t>(first);
+                    collector.begin_step(position, static_cast<std::int32_t>(count));
+                    context.decode(std::span(pass.tokens).subspan(first, count), position);
+                    recorder.add_second_pass(collector.finish_step());
+                  });
+    context.forget(prompt);
+  }
+}
+
+void LlamaCapture::record_packets(const std::vector<std::int32_t>& tokens, TraceRecorder& recorder) const {
+  CollectorPlan plan = collector_plan();
+  plan.residual = false;  // embeddings are no node of the graph, and nothing of it is stored
+  plan.attention_output = false;
+  const auto record = [&](PacketSet set, const Wrapper& wrapper) {
+    const Packets packets = packets_of(spans_.at("document"), static_cast<std::int32_t>(prompt_.size()), wrapper);
+    recorder.begin_packets(set, packets);
+    NodeCollector collector(plan);
+    LlamaContext context(model_, plan_.engine, entries_needed(packets, static_cast<std::int32_t>(tokens.size())),
+                         &collector, 2);
+    PacketPass pass(context, collector, plan_.engine.ubatch, tokens);
+    pass.read_alone(packets, wrapper, [&](const StepRows& step) { recorder.add_packet_rows(set, step); });
+    pass.read_behind(packets, wrapper, static_cast<std::int32_t>(prompt_.size()),
+                     [&](const StepRows& step) { recorder.add_rows_after_packets(set, step); });
+  };
+  record(PacketSet::bare, {});
+  if (wrapper_->header.rows + wrapper_->trailer.rows > 0) record(PacketSet::wrapped, *wrapper_);
+}
+
 CaptureReport LlamaCapture::run(const std::filesystem::path& output, const Progress& progress) {
   std::vector<std::int32_t> tokens = prompt_;
   const std::vector<std::int32_t> continuation = continue_prompt();
@@ -354,9 +453,14 @@ CaptureReport LlamaCapture::run(const std::filesystem::path& output, const Progr
   const bool checked = collector_plan().attention_output;
   AttentionCheck check(header_.layers, checked ? rows_to_check(report.length) : std::vector<std::int32_t>{},
                        header_.hidden_size);
-  LlamaContext context(model_, plan_.engine, report.length, &collector);
+  std::int32_t entries = report.length;
+  for (const ChunkPass& pass : second_pass_) {
+    entries = std::max(entries, report.prompt_length + static_cast<std::int32_t>(pass.tokens.size()));
+  }
+  LlamaContext context(model_, plan_.engine, entries, &collector);
   const auto start = Clock::now();
   double prefill = 0;
+  double aside = 0;
   for_each_step(prompt_.size(), tokens.size(), static_cast<std::size_t>(plan_.engine.ubatch),
                 [&](std::size_t first, std::size_t count) {
                   collector.begin_step(static_cast<std::int32_t>(first), static_cast<std::int32_t>(count));
@@ -368,9 +472,14 @@ CaptureReport LlamaCapture::run(const std::filesystem::path& output, const Progr
                   check.add(step);
                   if (first < prompt_.size()) prefill = seconds_since(start);
                   if (progress) progress(static_cast<std::int32_t>(first + count), report.length);
+                  if (first + count == prompt_.size() && !second_pass_.empty()) {
+                    record_second_pass(context, collector, recorder);
+                    aside = seconds_since(start) - prefill;
+                  }
                 });
-  report.captured = speed_of(prompt_.size(), tokens.size(), prefill, seconds_since(start));
+  report.captured = speed_of(prompt_.size(), tokens.size(), prefill, seconds_since(start) - aside);
   if (is_greedy()) require_greedy(recorder.channels(), tokens);
+  if (wrapper_) record_packets(tokens, recorder);
   recorder.finish();
   if (checked) judge(report, check, output);
   return report;

@@ -14,6 +14,8 @@
 #include "traces/capture/attention_check.h"
 #include "traces/capture/gguf_file.h"
 #include "traces/capture/llama_engine.h"
+#include "traces/capture/packet_pass.h"
+#include "traces/capture/second_pass.h"
 #include "traces/capture/spans.h"
 #include "traces/capture/trace_recorder.h"
 #include "traces/header.h"
@@ -45,6 +47,8 @@ struct RecordPlan {
   bool check = true;                ///< compare recomputed attention with the engine's own
   std::optional<double> tolerance;  ///< of the check; absent: 1e-5 when everything is float32, else 2e-2
   bool measure_overhead = false;
+  std::optional<SecondPassPlan> second_pass;  ///< read the context once more behind the prompt
+  std::optional<PacketPlan> packets;          ///< read every document of the spans alone
 };
 
 struct CapturePlan {
@@ -92,6 +96,9 @@ class LlamaCapture {
 
  private:
   void read_prompt();
+  void plan_other_passes();
+  void require_tokens(const std::vector<std::int32_t>& tokens) const;
+  [[nodiscard]] std::vector<std::int32_t> tokens_of(const std::string& text) const;
   void fill_geometry();
   void fill_from_graph();
   void fill_sliding_windows();
@@ -99,6 +106,8 @@ class LlamaCapture {
   [[nodiscard]] CollectorPlan collector_plan() const;
   [[nodiscard]] std::vector<std::int32_t> continue_prompt() const;
   Speed measure(const std::vector<std::int32_t>& tokens, NodeCollector* collector) const;
+  void record_second_pass(LlamaContext& context, NodeCollector& collector, TraceRecorder& recorder) const;
+  void record_packets(const std::vector<std::int32_t>& tokens, TraceRecorder& recorder) const;
   [[nodiscard]] Recording recording(const std::vector<std::int32_t>& tokens) const;
   void write_weights(TraceRecorder& recorder) const;
   [[nodiscard]] std::vector<std::int32_t> rows_to_check(std::int32_t length) const;
@@ -114,6 +123,8 @@ class LlamaCapture {
   std::vector<std::int32_t> prompt_;
   std::map<std::string, std::vector<Span>> spans_;
   bool has_after_attention_ = true;
+  std::vector<ChunkPass> second_pass_;
+  std::optional<Wrapper> wrapper_;  // of packets; without any row: documents are recorded bare only
 };
 
 }  // namespace evictsim::traces::capture

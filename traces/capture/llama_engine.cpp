@@ -121,14 +121,18 @@ std::string LlamaModel::apply_chat_template(const std::string& system, const std
 }
 
 LlamaContext::LlamaContext(const LlamaModel& model, const EngineSettings& settings, std::int32_t length,
-                           NodeCollector* collector)
-    : context_(nullptr, llama_free), vocabulary_(static_cast<std::size_t>(model.vocabulary())) {
+                           NodeCollector* collector, int sequences)
+    : context_(nullptr, llama_free),
+      vocabulary_(static_cast<std::size_t>(model.vocabulary())),
+      hidden_(static_cast<std::size_t>(llama_model_n_embd(model.get()))) {
   llama_context_params parameters = llama_context_default_params();
   parameters.n_ctx = static_cast<std::uint32_t>(length);
   // One decode call is one forward step: llama.cpp has no reason to split or reorder its rows.
   parameters.n_batch = static_cast<std::uint32_t>(settings.ubatch);
   parameters.n_ubatch = static_cast<std::uint32_t>(settings.ubatch);
-  parameters.n_seq_max = 1;
+  parameters.n_seq_max = static_cast<std::uint32_t>(sequences);
+  // One buffer for all sequences: llama.cpp then takes the rows of a step in their order, and entries can be shared.
+  parameters.kv_unified = sequences > 1;
   parameters.n_threads = settings.threads;
   parameters.n_threads_batch = settings.threads;
   parameters.flash_attn_type = settings.flash_attention == FlashAttention::on    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -146,31 +150,61 @@ LlamaContext::LlamaContext(const LlamaModel& model, const EngineSettings& settin
   }
 }
 
-std::span<const float> LlamaContext::decode(std::span<const std::int32_t> tokens, std::int32_t first) {
-  const auto count = static_cast<std::int32_t>(tokens.size());
-  const std::unique_ptr<llama_batch, void (*)(llama_batch*)> batch(new llama_batch(llama_batch_init(count, 0, 1)),
-                                                                   [](llama_batch* owned) {
-                                                                     llama_batch_free(*owned);
-                                                                     delete owned;
-                                                                   });
-  batch->n_tokens = count;
-  for (std::int32_t i = 0; i < count; ++i) {
-    batch->token[i] = tokens[static_cast<std::size_t>(i)];
-    batch->pos[i] = first + i;
-    batch->n_seq_id[i] = 1;
-    batch->seq_id[i][0] = 0;
+namespace {
+
+/// A batch with room for `rows` rows of tokens, or of embeddings of `hidden` numbers.
+class Batch {
+ public:
+  Batch(std::size_t rows, std::size_t hidden)
+      : batch_(llama_batch_init(static_cast<std::int32_t>(rows), static_cast<std::int32_t>(hidden), 1)) {}
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+  ~Batch() { llama_batch_free(batch_); }
+  llama_batch& get() { return batch_; }
+
+ private:
+  llama_batch batch_;
+};
+
+}  // namespace
+
+std::span<const float> LlamaContext::decode(std::span<const std::int32_t> tokens, std::int32_t first, int sequence) {
+  Batch batch(tokens.size(), 0);
+  std::copy(tokens.begin(), tokens.end(), batch.get().token);
+  return run(batch.get(), tokens.size(), first, sequence);
+}
+
+std::span<const float> LlamaContext::decode_embeddings(std::span<const float> embeddings, std::int32_t first,
+                                                       int sequence) {
+  const std::size_t rows = embeddings.size() / hidden_;
+  Batch batch(rows, hidden_);
+  std::copy(embeddings.begin(), embeddings.end(), batch.get().embd);
+  return run(batch.get(), rows, first, sequence);
+}
+
+std::span<const float> LlamaContext::run(llama_batch& batch, std::size_t rows, std::int32_t first, int sequence) {
+  batch.n_tokens = static_cast<std::int32_t>(rows);
+  for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
+    batch.pos[i] = first + i;
+    batch.n_seq_id[i] = 1;
+    batch.seq_id[i][0] = sequence;
     // Logits for every row: otherwise the last layer computes only the last row's residual stream.
-    batch->logits[i] = 1;
+    batch.logits[i] = 1;
   }
   take_last_error();
-  if (const int status = llama_decode(context_.get(), *batch); status != 0) {
+  if (const int status = llama_decode(context_.get(), batch); status != 0) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("llama.cpp failed to run the model (status {}): {}", status, take_last_error()));
   }
-  return {llama_get_logits(context_.get()), tokens.size() * vocabulary_};
+  return {llama_get_logits(context_.get()), rows * vocabulary_};
 }
 
-void LlamaContext::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
+void LlamaContext::forget(std::int32_t first, int sequence) {
+  if (llama_memory_seq_rm(llama_get_memory(context_.get()), sequence, first, -1)) return;
+  throw Error(ErrorCode::unsupported, "llama.cpp cannot take entries out of this model's cache");
+}
+
+void LlamaContext::share(int from, int to) { llama_memory_seq_cp(llama_get_memory(context_.get()), from, to, -1, -1); }
 
 std::string engine_system_information() { return llama_print_system_info(); }
 

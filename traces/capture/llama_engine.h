@@ -12,6 +12,7 @@
 #include "traces/capture/gguf_file.h"
 #include "traces/capture/node_collector.h"
 
+struct llama_batch;
 struct llama_model;
 struct llama_context;
 struct llama_vocab;
@@ -55,21 +56,29 @@ class LlamaModel {
   const llama_vocab* vocab_ = nullptr;
 };
 
-/// One context with room for one sequence.
+/// One context with room for `length` entries, which belong to sequences: those of sequence 0 unless another one is
+/// named. A token attends the entries of its own sequence.
 class LlamaContext {
  public:
   /// `collector` may be null (nothing is captured) and must outlive the context.
-  LlamaContext(const LlamaModel& model, const EngineSettings& settings, std::int32_t length, NodeCollector* collector);
+  LlamaContext(const LlamaModel& model, const EngineSettings& settings, std::int32_t length, NodeCollector* collector,
+               int sequences = 1);
 
   /// Runs tokens at positions from `first` on, at most `ubatch` of them, as one forward step.
   /// Returns the logits of every row [rows, vocab], valid until the next call. Throws Error(unsupported).
-  std::span<const float> decode(std::span<const std::int32_t> tokens, std::int32_t first);
-  /// Forgets the sequence.
-  void clear();
+  std::span<const float> decode(std::span<const std::int32_t> tokens, std::int32_t first, int sequence = 0);
+  /// The same for rows that are no tokens: their embeddings [rows, D].
+  std::span<const float> decode_embeddings(std::span<const float> embeddings, std::int32_t first, int sequence = 0);
+  /// Forgets the sequence's entries at positions from `first` on. Throws Error(unsupported).
+  void forget(std::int32_t first, int sequence = 0);
+  /// Lets sequence `to` attend the entries of sequence `from` too.
+  void share(int from, int to);
 
  private:
+  std::span<const float> run(llama_batch& batch, std::size_t rows, std::int32_t first, int sequence);
+
   std::unique_ptr<llama_context, void (*)(llama_context*)> context_;
-  std::size_t vocabulary_;
+  std::size_t vocabulary_, hidden_;
 };
 
 /// What the engine says about its build and the CPU features it uses.

@@ -1,19 +1,21 @@
 /// \file
-/// evictsim-capture: records traces from models that llama.cpp runs.
+/// evictsim-capture: records traces from models that llama.cpp runs, and measures GPUs.
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 
+#include "traces/capture/probe/probe_command.h"
 #include "traces/capture/run_command.h"
 
 namespace {
 
 int run(int argument_count, char** arguments) {
-  CLI::App app("Records attention traces from GGUF models with llama.cpp", "evictsim-capture");
+  CLI::App app("Records attention traces from GGUF models with llama.cpp, and measures GPUs", "evictsim-capture");
   app.set_version_flag("--version", EVICTSIM_VERSION);
   app.require_subcommand(1);
   evictsim::traces::capture::add_run_command(app);
+  evictsim::traces::capture::add_probe_command(app);
   try {
     app.parse(argument_count, arguments);
   } catch (const CLI::ParseError& error) {

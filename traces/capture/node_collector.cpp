@@ -46,10 +46,10 @@ NodeCollector::NodeCollector(CollectorPlan plan)
   for (std::size_t i = 0; i < plan_.layers.size(); ++i) {
     const auto layer = static_cast<std::size_t>(plan_.layers[i]);
     captured_index_[layer] = static_cast<int>(i);
-    wanted_residual_[layer] = true;
-    wanted_residual_[layer + 1] = true;
+    wanted_residual_[layer] = plan_.residual;
+    wanted_residual_[layer + 1] = plan_.residual;
   }
-  wanted_residual_.back() = true;
+  wanted_residual_.back() = plan_.residual;
 }
 
 NodeCollector::Match NodeCollector::match(const ggml_tensor* node) const {

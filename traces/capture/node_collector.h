@@ -24,6 +24,7 @@ struct CollectorPlan {
   int head_dim = 0;
   int hidden_size = 0;
   bool attention_output = false;  ///< also the product with W_O, for checking
+  bool residual = true;           ///< the residual stream where captured layers begin and end
 };
 
 /// One forward step at a time: begin_step, the engine's decode call, finish_step.

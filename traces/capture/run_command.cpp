@@ -29,6 +29,11 @@ struct Arguments {
   double tolerance = 0;
   bool no_output_weights = false;
   bool no_check = false;
+  SecondPassPlan second_pass;
+  PacketPlan packets;
+  std::string second_pass_range;
+  bool with_second_pass = false;
+  bool with_packets = false;
 };
 
 std::string read_text(const std::string& path) {
@@ -78,6 +83,17 @@ std::vector<int> parse_layers(const std::vector<std::string>& words) {
   return layers;
 }
 
+Span parse_range(const std::string& text) {
+  Span range;
+  const char* end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, range.first);
+  const bool colon = first.ec == std::errc{} && first.ptr != end && *first.ptr == ':';
+  const auto last = std::from_chars(colon ? first.ptr + 1 : end, end, range.last);
+  if (colon && last.ec == std::errc{} && last.ptr == end) return range;
+  throw Error(ErrorCode::invalid_argument, "a range of tokens is FIRST:END",
+              {.parameter = "second-pass-range", .value = text});
+}
+
 void complete_plan(Arguments& arguments, const CLI::App& command) {
   CapturePlan& plan = arguments.plan;
   plan.record.layers = parse_layers(arguments.layers);
@@ -85,6 +101,11 @@ void complete_plan(Arguments& arguments, const CLI::App& command) {
   plan.record.query_rows.full_layers = arguments.full_query_layers;
   plan.record.output_weights = !arguments.no_output_weights;
   plan.record.check = !arguments.no_check;
+  if (arguments.with_second_pass) plan.record.second_pass = arguments.second_pass;
+  if (!arguments.second_pass_range.empty()) {
+    plan.record.second_pass->range = parse_range(arguments.second_pass_range);
+  }
+  if (arguments.with_packets) plan.record.packets = arguments.packets;
   if (command.count("--tolerance") > 0) plan.record.tolerance = arguments.tolerance;
   if (!arguments.task.empty()) plan.sequence.task = arguments.task;
   for (const std::string& span : arguments.spans) plan.sequence.spans.push_back(parse_span(span));
@@ -126,6 +147,38 @@ void run(Arguments& arguments, const CLI::App& command) {
     if (terminal) fmt::print(stderr, "\r{} of {} tokens{}", done, length, done == length ? "\n" : "");
   });
   print_report(report, arguments);
+}
+
+/// Passes beside the recorded one: the context read again, and documents read alone.
+void add_other_passes(CLI::App& command, Arguments& arguments) {
+  SecondPassPlan& pass = arguments.second_pass;
+  auto* second = command.add_flag("--second-pass", arguments.with_second_pass,
+                                  "read the context again behind the prompt, for kvzip and kvcompose");
+  command.add_option("--second-pass-chunk", pass.chunk, "tokens read at once, 0 for all")
+      ->capture_default_str()
+      ->needs(second);
+  command
+      .add_option("--second-pass-range", arguments.second_pass_range, "FIRST:END, the prompt's tokens to read again")
+      ->default_str("the whole prompt")
+      ->needs(second);
+  const char* request = "asks for the first chunk: text, or tokens:5,6,7; may be empty";
+  command.add_option("--repeat-prompt", pass.first_request, request)->needs(second);
+  command
+      .add_option("--repeat-next", pass.next_request,
+                  "asks for every later chunk, with the last tokens of the chunk before behind it")
+      ->needs(second);
+  command.add_option("--repeat-tail", pass.tail, "how many of these")->capture_default_str()->needs(second);
+
+  PacketPlan& packets = arguments.packets;
+  auto* alone = command.add_flag("--packets", arguments.with_packets,
+                                 "read every document (--span document=...) alone, for kvpacket");
+  auto* header =
+      command.add_option("--packet-header", packets.header, "boundary before every document: text, or tokens:5,6,7");
+  auto* trailer = command.add_option("--packet-trailer", packets.trailer, "boundary behind every document");
+  auto* embeddings = command.add_option("--packet-embeddings", packets.embeddings,
+                                        "weights file with trained boundaries, FILE or FILE:/group");
+  for (auto* option : {header, trailer, embeddings}) option->needs(alone);
+  embeddings->excludes(header)->excludes(trailer);
 }
 
 }  // namespace
@@ -175,6 +228,8 @@ void add_run_command(CLI::App& app) {
   command->add_flag("--x", plan.record.hidden, "also record x, the residual stream entering every captured layer");
   command->add_flag("--no-w-o", arguments->no_output_weights, "leave out W_O (there is no check then)");
   command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text in the trace");
+
+  add_other_passes(*command, *arguments);
 
   const std::map<std::string, CacheType> caches = {{"f16", CacheType::float16}, {"f32", CacheType::float32}};
   command->add_option("--cache-type", plan.engine.cache_type, "the engine's KV cache: f16 (default) or f32")

@@ -1,36 +1,11 @@
 #include "traces/capture/side_channels.h"
 
-#include <cmath>
 #include <limits>
 #include <utility>
 
+#include "traces/capture/vector_measures.h"
+
 namespace evictsim::traces::capture {
-namespace {
-
-double dot(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-  return sum;
-}
-
-double distance(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double difference = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    sum += difference * difference;
-  }
-  return std::sqrt(sum);
-}
-
-double norm(std::span<const float> a) { return std::sqrt(dot(a, a)); }
-
-// Zero vectors have no direction; they count as unchanged.
-double cosine(std::span<const float> a, std::span<const float> b) {
-  const double norms = norm(a) * norm(b);
-  return norms > 0 ? dot(a, b) / norms : 1.0;
-}
-
-}  // namespace
 
 SideChannels::SideChannels(const Header& header, std::vector<std::int32_t> token_ids, bool with_attention)
     : layers_(header.layers),

@@ -16,7 +16,7 @@ Distribution DistributionReducer::reduce(std::span<const float> logits) {
     const double shifted = static_cast<double>(logit) - top;
     const double weight = std::exp(shifted);
     sum += weight;
-    weighted += weight * shifted;
+    if (weight > 0) weighted += weight * shifted;
   }
   result.log_normaliser = top + std::log(sum);
   result.entropy = std::log(sum) - weighted / sum;
@@ -31,7 +31,8 @@ Distribution DistributionReducer::reduce(std::span<const float> logits) {
   for (std::size_t i = 0; i < entropy_tops.size(); ++i) {
     for (; place < std::min(entropy_tops[i], count); ++place) {
       const double log_probability = static_cast<double>(largest_[place]) - result.log_normaliser;
-      truncated -= std::exp(log_probability) * log_probability;
+      const double probability = std::exp(log_probability);
+      if (probability > 0) truncated -= probability * log_probability;
     }
     result.entropy_top[i] = truncated;
   }

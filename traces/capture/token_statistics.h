@@ -25,7 +25,7 @@ struct Distribution {
 /// Reduces rows of logits. Keeps its scratch memory between rows.
 class DistributionReducer {
  public:
-  /// `logits` [vocab], finite. Sums run in double precision.
+  /// `logits` [vocab], finite, or -infinity for a token that cannot come. Sums run in double precision.
   Distribution reduce(std::span<const float> logits);
 
  private:

@@ -58,6 +58,42 @@ void TraceRecorder::require_storable(std::span<const float> values, const char* 
   }
 }
 
+void TraceRecorder::require_storable(const LayerRows& rows, int layer) const {
+  require_storable(rows.key, "k", layer);
+  require_storable(rows.value, "v", layer);
+  require_storable(rows.query, "q", layer);
+}
+
+void TraceRecorder::begin_second_pass(const SecondPass& rows) { writer_.write_second_pass(rows); }
+
+void TraceRecorder::add_second_pass(const StepRows& step) {
+  for (std::size_t i = 0; i < recording_.header.layers.size(); ++i) {
+    const int layer = recording_.header.layers[i];
+    require_storable(step.layers[i], layer);
+    writer_.append_second_pass_q(layer, step.layers[i].query);
+    writer_.append_second_pass_k(layer, step.layers[i].key);
+  }
+}
+
+void TraceRecorder::begin_packets(PacketSet set, const Packets& packets) { writer_.write_packets(set, packets); }
+
+void TraceRecorder::add_packet_rows(PacketSet set, const StepRows& step) {
+  for (std::size_t i = 0; i < recording_.header.layers.size(); ++i) {
+    const LayerRows& rows = step.layers[i];
+    require_storable(rows, recording_.header.layers[i]);
+    writer_.append_packet_rows(set, recording_.header.layers[i], {.k = rows.key, .v = rows.value, .q = rows.query});
+  }
+}
+
+void TraceRecorder::add_rows_after_packets(PacketSet set, const StepRows& step) {
+  for (std::size_t i = 0; i < recording_.header.layers.size(); ++i) {
+    const LayerRows& rows = step.layers[i];
+    require_storable(rows, recording_.header.layers[i]);
+    writer_.append_rows_after_packets(set, recording_.header.layers[i],
+                                      {.k = rows.key, .v = rows.value, .q = rows.query});
+  }
+}
+
 void TraceRecorder::add(const StepRows& step) {
   if (!std::exchange(started_, true)) writer_.begin_sequence(recording_.sequence);
   channels_.add(step);
@@ -66,9 +102,7 @@ void TraceRecorder::add(const StepRows& step) {
   for (std::size_t i = 0; i < header.layers.size(); ++i) {
     const int layer = header.layers[i];
     const LayerRows& rows = step.layers[i];
-    require_storable(rows.key, "k", layer);
-    require_storable(rows.value, "v", layer);
-    require_storable(rows.query, "q", layer);
+    require_storable(rows, layer);
     writer_.append_kv(layer, rows.key, rows.value);
     std::vector<std::int32_t> kept;
     for (std::int32_t row = step.first; row < step.first + step.count; ++row) {

@@ -47,12 +47,21 @@ class TraceRecorder {
   void add_weight(int layer, LayerWeight weight, std::span<const float> values);
   /// Throws Error(invalid_value) on NaN or infinity, or when a value does not fit into float16.
   void add(const StepRows& step);
+  /// Rows of a second pass over the context: what they are, after the first `add`; then their steps in order.
+  void begin_second_pass(const SecondPass& rows);
+  void add_second_pass(const StepRows& step);
+  /// Documents recorded alone: what they are, after the first `add`; then the steps of their rows in order, and those
+  /// of the rows behind the last document in a pass that read the packets.
+  void begin_packets(PacketSet set, const Packets& packets);
+  void add_packet_rows(PacketSet set, const StepRows& step);
+  void add_rows_after_packets(PacketSet set, const StepRows& step);
   /// Writes the channels and seals the file.
   void finish();
 
   [[nodiscard]] const SideChannels& channels() const { return channels_; }
 
  private:
+  void require_storable(const LayerRows& rows, int layer) const;
   void require_storable(std::span<const float> values, const char* name, int layer) const;
 
   Recording recording_;

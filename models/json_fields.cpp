@@ -1,0 +1,167 @@
+#include "models/json_fields.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <utility>
+
+#include "traces/error.h"
+
+namespace evictsim::models {
+namespace {
+
+constexpr double most_exact_whole = 9007199254740992.0;  // 2^53
+
+/// A short form of a value for an error.
+std::string shown(const nlohmann::json& value) {
+  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 57) + "...";
+  return text;
+}
+
+const char* rule_of(JsonFields::Range range) {
+  if (range == JsonFields::Range::positive) return "must be above 0";
+  return "must not be negative";
+}
+
+}  // namespace
+
+nlohmann::json parse_json_file(const std::filesystem::path& file) {
+  std::error_code failure;
+  const ErrorContext where{.file = file.string(), .dataset = {}, .parameter = {}, .value = {}};
+  if (!std::filesystem::exists(file, failure)) {
+    throw Error(ErrorCode::file_not_found, "the file does not exist", where);
+  }
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream || std::filesystem::is_directory(file, failure)) {
+    throw Error(ErrorCode::permission_denied, "the file cannot be read", where);
+  }
+  try {
+    return nlohmann::json::parse(stream);
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(ErrorCode::invalid_value, fmt::format("is not JSON: {}", error.what()), where);
+  }
+}
+
+JsonFields::JsonFields(const nlohmann::json& object, std::string file, std::string path)
+    : object_(&object), file_(std::move(file)), path_(std::move(path)) {
+  if (!object.is_object()) {
+    throw Error(ErrorCode::wrong_type, "must be an object",
+                {.file = file_, .dataset = path_, .parameter = {}, .value = shown(object)});
+  }
+}
+
+std::string JsonFields::place(const std::string& key) const { return path_.empty() ? key : path_ + "." + key; }
+
+void JsonFields::refuse(const std::string& key, const std::string& rule) const {
+  throw Error(ErrorCode::invalid_value, rule,
+              {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(object_->at(key))});
+}
+
+bool JsonFields::has(const std::string& key) {
+  asked_.insert(key);
+  return object_->contains(key);
+}
+
+const nlohmann::json& JsonFields::get(const std::string& key) {
+  if (!has(key)) {
+    throw Error(ErrorCode::missing_data, "this field is missing",
+                {.file = file_, .dataset = place(key), .parameter = {}, .value = {}});
+  }
+  return object_->at(key);
+}
+
+std::string JsonFields::text(const std::string& key) {
+  const nlohmann::json& value = get(key);
+  if (!value.is_string() || value.get_ref<const std::string&>().empty()) {
+    throw Error(ErrorCode::wrong_type, "must be a text that is not empty",
+                {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(value)});
+  }
+  return value.get<std::string>();
+}
+
+std::vector<std::string> JsonFields::texts(const std::string& key) {
+  const nlohmann::json& value = get(key);
+  std::vector<std::string> texts;
+  bool good = value.is_array();
+  if (good) {
+    for (const auto& item : value) {
+      good = good && item.is_string() && !item.get_ref<const std::string&>().empty();
+      if (good) texts.push_back(item.get<std::string>());
+    }
+  }
+  if (!good) {
+    throw Error(ErrorCode::wrong_type, "must be a list of texts that are not empty",
+                {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(value)});
+  }
+  return texts;
+}
+
+double JsonFields::number(const std::string& key, Range range) {
+  const nlohmann::json& value = get(key);
+  if (!value.is_number()) {
+    throw Error(ErrorCode::wrong_type, "must be a number",
+                {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(value)});
+  }
+  const double number = value.get<double>();
+  const bool good = std::isfinite(number) && (range == Range::positive ? number > 0 : number >= 0);
+  if (!good) refuse(key, rule_of(range));
+  return number;
+}
+
+std::optional<double> JsonFields::optional_number(const std::string& key, Range range) {
+  if (!has(key)) return std::nullopt;
+  return number(key, range);
+}
+
+std::int64_t JsonFields::whole(const std::string& key, Range range) {
+  const double value = number(key, range);
+  if (value != std::floor(value) || std::abs(value) > most_exact_whole)
+    refuse(key, "must be a whole number up to 2^53");
+  return static_cast<std::int64_t>(value);
+}
+
+std::optional<std::int64_t> JsonFields::optional_whole(const std::string& key, Range range) {
+  if (!has(key)) return std::nullopt;
+  return whole(key, range);
+}
+
+int JsonFields::count(const std::string& key) {
+  const std::int64_t value = whole(key, Range::positive);
+  if (value > std::numeric_limits<int>::max()) refuse(key, "is too large for a count");
+  return static_cast<int>(value);
+}
+
+JsonFields JsonFields::object(const std::string& key) { return {get(key), file_, place(key)}; }
+
+std::vector<JsonFields> JsonFields::objects(const std::string& key) {
+  const nlohmann::json& value = get(key);
+  if (!value.is_array()) {
+    throw Error(ErrorCode::wrong_type, "must be a list of objects",
+                {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(value)});
+  }
+  std::vector<JsonFields> list;
+  for (std::size_t i = 0; i < value.size(); ++i)
+    list.emplace_back(value[i], file_, fmt::format("{}[{}]", place(key), i));
+  return list;
+}
+
+std::vector<std::string> JsonFields::keys() const {
+  std::vector<std::string> keys;
+  for (const auto& item : object_->items()) keys.push_back(item.key());
+  return keys;
+}
+
+void JsonFields::finish() const {
+  for (const std::string& key : keys()) {
+    if (asked_.contains(key)) continue;
+    throw Error(ErrorCode::unknown_name,
+                fmt::format("there is no such field; known here are {}", fmt::join(asked_, ", ")),
+                {.file = file_, .dataset = place(key), .parameter = {}, .value = {}});
+  }
+}
+
+}  // namespace evictsim::models

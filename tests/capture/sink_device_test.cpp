@@ -1,0 +1,197 @@
+// Do device tensors reach the trace through the C interface exactly as host tensors do, eagerly and out of CUDA graphs?
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/support/capture_engine.h"
+#include "tests/support/copy_engine_run.h"
+#include "traces/reader.h"
+#include "traces/verify.h"
+
+using namespace evictsim;
+using namespace evictsim::traces;
+using namespace evictsim::traces::capture::test;
+using tests::CudaDouble;
+
+namespace {
+
+/// The device of the running test.
+std::shared_ptr<CudaDouble>& device() {
+  static std::shared_ptr<CudaDouble> instance;
+  return instance;
+}
+
+}  // namespace
+
+namespace evictsim::traces::capture {
+
+// Takes the place of the library's own, whose archive member is then left out.
+std::unique_ptr<DeviceCopier> make_device_copier(RowReceiver& receiver, const DeviceOptions& options) {
+  CopyEngineOptions settings;
+  static_cast<DeviceOptions&>(settings) = options;
+  settings.pending = 8;
+  return std::make_unique<CopyEngine>(device(), receiver, settings);
+}
+
+}  // namespace evictsim::traces::capture
+
+namespace {
+
+std::string fresh(const std::string& name) {
+  std::filesystem::remove_all(name);
+  return name;
+}
+
+/// The same steps, from host memory or from the device.
+void capture_steps(const std::string& directory, const std::string& options, void* stream) {
+  Engine engine;
+  engine.element = Element::bf16;
+  engine.layout = Layout::heads_first;
+  engine.with_hidden = true;
+  engine.with_logits = true;
+  engine.stream = stream;
+  REQUIRE(engine.open(directory, options) == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
+  CHECK(engine.step({{"first", 5, 9}, {"other one", 3, 3}}, 2) == EVICTSIM_CAPTURE_OK);
+  CHECK(engine.step({{"other one", 1, 3}, {"first", 4, 9}}, 1) == EVICTSIM_CAPTURE_OK);
+  CHECK(evictsim_capture_finish_request(engine.capture, "other one") == EVICTSIM_CAPTURE_OK);
+  for (int step = 0; step < 6; ++step) CHECK(engine.step({{"first", 1, 9}}) == EVICTSIM_CAPTURE_OK);
+  CHECK(evictsim_capture_flush(engine.capture) == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
+}
+
+const Reader& only(const std::vector<Reader>& readers) {
+  REQUIRE(readers.size() == 1);
+  return readers[0];
+}
+
+}  // namespace
+
+TEST_CASE("a capture of device tensors is the capture of the same tensors in host memory") {
+  const std::string options =
+      GENERATE("x=1\ndtype=float32", "kv_heads=1\nq_rows=window:3+decode", "layers=0,2\ndtype=bfloat16");
+  capture_steps(fresh("host"), options, nullptr);
+  device() = std::make_shared<CudaDouble>(CudaDouble::Behaviour{.seed = 21, .pieces = 3});
+  capture_steps(fresh("device"), options + "\ndevice_ring=4096", device()->engine_stream());
+  CHECK(device()->leaks() == 0);
+  CHECK(device()->breaches() == std::vector<std::string>{});
+  CHECK(verify("device").empty());
+  const std::vector<Reader> host_readers = open_traces({"host"}), device_readers = open_traces({"device"});
+  const Reader& host = only(host_readers);
+  const Reader& ours = only(device_readers);
+  REQUIRE(ours.sequences().size() == 2);
+  for (std::size_t index = 0; index < 2; ++index) {
+    const auto other = static_cast<std::size_t>(
+        std::find_if(host.sequences().begin(), host.sequences().end(),
+                     [&](const SequenceInfo& info) { return info.request_id == ours.sequences()[index].request_id; }) -
+        host.sequences().begin());
+    REQUIRE(other < host.sequences().size());
+    CHECK(ours.sequences()[index].length == host.sequences()[other].length);
+    for (const int layer : host.header().layers) {
+      const LayerTensors expected = host.read_layer(other, layer), found = ours.read_layer(index, layer);
+      CHECK(found.k == expected.k);
+      CHECK(found.v == expected.v);
+      CHECK(found.q == expected.q);
+      CHECK(found.q_rows == expected.q_rows);
+    }
+    for (const Channel channel : {Channel::entropy, Channel::entropy_top, Channel::residual_norm}) {
+      const auto expected = host.read_channel(other, channel), found = ours.read_channel(index, channel);
+      REQUIRE(expected.has_value());
+      REQUIRE(found.has_value());
+      REQUIRE(found->data.size() == expected->data.size());
+      for (std::size_t i = 0; i < found->data.size(); ++i) {
+        CHECK(found->data[i] == Approx(expected->data[i]).epsilon(1e-6));
+      }
+    }
+  }
+}
+
+TEST_CASE("a device that fails ends the capture with its own status") {
+  device() = std::make_shared<CudaDouble>(CudaDouble::Behaviour{.seed = 2, .fatal_operation = 12});
+  Engine engine;
+  engine.stream = device()->engine_stream();
+  REQUIRE(engine.open(fresh("failing"), "") == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
+  std::int32_t status = EVICTSIM_CAPTURE_OK;
+  for (int step = 0; step < 50 && status == EVICTSIM_CAPTURE_OK; ++step) status = engine.step({{"r", 2, 4}});
+  CHECK(status == EVICTSIM_CAPTURE_DEVICE_FAILURE);
+  CHECK(engine.close() == EVICTSIM_CAPTURE_DEVICE_FAILURE);
+  CHECK(device()->leaks() == 0);
+}
+
+TEST_CASE("tensors inside a CUDA graph are recorded at every replay") {
+  device() = std::make_shared<CudaDouble>(CudaDouble::Behaviour{.seed = 8, .pieces = 2});
+  Engine engine;
+  engine.layers = 2;
+  void* const stream = device()->engine_stream();
+  REQUIRE(engine.open(fresh("graphs"), "when_full=drop\ngraph_ring=1MiB\ndtype=float32") == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
+
+  // A graph for a batch of four rows: what it holds is written before each replay.
+  constexpr std::int64_t rows = 4;
+  const std::vector<std::pair<int, std::int64_t>> roles = {{EVICTSIM_CAPTURE_Q, engine.query_heads},
+                                                           {EVICTSIM_CAPTURE_K, engine.kv_heads},
+                                                           {EVICTSIM_CAPTURE_V, engine.kv_heads}};
+  std::vector<std::unique_ptr<MadeTensor>> tensors;
+  const std::uint64_t number = device()->begin_capture(stream);
+  std::uint64_t graph = 0;
+  REQUIRE(evictsim_capture_begin_graph(engine.capture, stream, &graph) == EVICTSIM_CAPTURE_OK);
+  CHECK(graph == number);
+  for (int layer = 0; layer < engine.layers; ++layer) {
+    for (const auto& [role, heads] : roles) {
+      tensors.push_back(std::make_unique<MadeTensor>(rows, heads, engine.head_dim, Element::f32, Layout::compact,
+                                                     [](std::int64_t, std::int64_t) { return 0.0F; }));
+      tensors.back()->get()->device = {kDLCUDA, 0};
+      CHECK(evictsim_capture_push(engine.capture, tensors.back()->get(), role, layer, stream) == EVICTSIM_CAPTURE_OK);
+    }
+  }
+  CHECK(evictsim_capture_end_graph(engine.capture) == EVICTSIM_CAPTURE_OK);
+  device()->end_capture(stream);
+
+  CHECK(evictsim_capture_begin_replay(engine.capture, graph, stream) == EVICTSIM_CAPTURE_WRONG_ORDER);
+  constexpr std::int32_t steps = 5;
+  for (std::int32_t step = 0; step < steps; ++step) {
+    const std::int32_t token = engine.token("r", step);
+    const evictsim_capture_rows range{"r", 2, 1, step, 1, &token};  // the third row; the others are padding
+    REQUIRE(evictsim_capture_begin_step(engine.capture, &range, 1) == EVICTSIM_CAPTURE_OK);
+    REQUIRE(evictsim_capture_begin_replay(engine.capture, graph, stream) == EVICTSIM_CAPTURE_OK);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      auto* const data = static_cast<float*>(tensors[i]->get()->data);
+      const auto [role, heads] = roles[i % 3];
+      const std::int64_t width = heads * engine.head_dim;
+      device()->enqueue(stream, [=, layer = static_cast<int>(i / 3), role = role] {
+        for (std::int64_t element = 0; element < width; ++element) {
+          data[2 * width + element] = engine_value("r", role, layer, step, element);
+        }
+      });
+    }
+    device()->launch_graph(number, stream);
+    REQUIRE(evictsim_capture_end_replay(engine.capture) == EVICTSIM_CAPTURE_OK);
+    REQUIRE(evictsim_capture_end_step(engine.capture) == EVICTSIM_CAPTURE_OK);
+  }
+  CHECK(evictsim_capture_finish_request(engine.capture, "r") == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
+  CHECK(device()->breaches() == std::vector<std::string>{});
+  CHECK(device()->leaks() == 0);
+
+  const std::vector<Reader> readers = open_traces({"graphs"});
+  REQUIRE(only(readers).sequences().size() == 1);
+  CHECK(readers[0].sequences()[0].length == steps);
+  for (int layer = 0; layer < engine.layers; ++layer) {
+    const LayerTensors tensors_of_layer = readers[0].read_layer(0, layer);
+    std::size_t wrong = 0, place = 0;
+    for (int head = 0; head < engine.kv_heads; ++head) {
+      for (std::int32_t step = 0; step < steps; ++step) {
+        for (int i = 0; i < engine.head_dim; ++i, ++place) {
+          const std::int64_t element = std::int64_t{head} * engine.head_dim + i;
+          wrong += tensors_of_layer.k[place] != engine_value("r", EVICTSIM_CAPTURE_K, layer, step, element) ? 1U : 0U;
+          wrong += tensors_of_layer.v[place] != engine_value("r", EVICTSIM_CAPTURE_V, layer, step, element) ? 1U : 0U;
+        }
+      }
+    }
+    CHECK(wrong == 0);
+  }
+}

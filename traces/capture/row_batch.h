@@ -1,0 +1,118 @@
+#pragma once
+/// \file
+/// How rows of an engine's tensors reach the sink on the host, whatever copied them: the CPU path copies inside the
+/// call, a device path (traces/capture/cuda) copies behind a stream and delivers later.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "traces/capture/dlpack/dlpack.h"
+#include "traces/error.h"
+#include "traces/header.h"
+
+namespace evictsim::traces::capture {
+
+/// What a tensor holds; the numbers and shapes are those of traces/capture/evictsim_capture.h.
+enum class Role : std::int32_t {
+  query,
+  key,
+  value,
+  hidden,
+  after_attention,
+  logits,
+  entropy,
+  entropy_top,
+  logprob,
+  step_norm,
+  cos_final,
+  cos_attention,
+  residual_norm,
+  final_norm_input,
+};
+inline constexpr int role_count = 14;
+
+/// Where one row belongs: a request, by the sink's own number, and its token row there.
+struct RowOrigin {
+  std::uint64_t request = 0;
+  std::int32_t token = 0;
+};
+
+/// The rows wanted of a step's tensors. Shared by all tensors of the step that are sampled alike; immutable.
+struct RowMap {
+  std::uint64_t step = 0;            ///< ascending from 0
+  std::vector<std::int64_t> source;  ///< row of the tensor (flattened over its leading axes), ascending
+  std::vector<RowOrigin> origin;     ///< one per entry of `source`; ascending token rows within a request
+};
+
+/// What is wanted of one tensor.
+struct RowSelection {
+  Role role{};
+  int layer = 0;  ///< index in the model
+  std::shared_ptr<const RowMap> rows;
+  std::vector<std::int32_t> heads;  ///< of tensors with heads: the heads taken, ascending; empty: all
+  /// Of role `hidden`: not the rows but their L2 norms are wanted, delivered as role `residual_norm` [rows, 1].
+  bool norm_only = false;
+};
+
+/// Rows that have arrived in host memory: [rows, width], row-major without gaps, heads beside each other.
+struct RowBatch {
+  Role role{};
+  int layer = 0;
+  TensorType type = TensorType::float32;  ///< of `bytes`
+  std::size_t width = 0;                  ///< elements per row: kept heads times d, D, vocab, 1 or 3
+  std::shared_ptr<const RowMap> rows;
+  std::span<const std::byte> bytes;  ///< valid during the call
+};
+
+/// The sink's side. Any thread may call; calls of one (role, layer) come one after the other in the order of their
+/// steps, each selection exactly once, either as received or as dropped. May wait: that is the back-pressure.
+class RowReceiver {
+ public:
+  virtual ~RowReceiver() = default;
+  virtual void receive(const RowBatch& batch) = 0;
+  /// The rows of that selection will not come (a full ring in drop mode).
+  virtual void dropped(const RowSelection& selection) = 0;
+  /// Nothing will come any more, for that reason (a lost device context). The sink's next call reports it.
+  virtual void failed(const Error& error) = 0;
+};
+
+/// Settings of a device path.
+struct DeviceOptions {
+  std::size_t ring_bytes = std::size_t{256} << 20;  ///< pinned host memory, allocated once
+  bool drop = false;                                ///< when the ring is full: drop (and say so), else wait
+  TensorType type = TensorType::float16;            ///< of q, k, v, x; cast on the device. Channels stay float32.
+  std::size_t graph_ring_bytes = 0;  ///< for rows written inside CUDA graphs, on the device and pinned; 0: none
+};
+
+/// Copies rows of device tensors to the host. Logits are reduced on the device: from a selection of role `logits` the
+/// receiver gets batches of role `entropy` [rows, 1] and `entropy_top` [rows, 3], float32.
+class DeviceCopier {
+ public:
+  virtual ~DeviceCopier() = default;
+  /// Starts the copy behind what `stream` has been given; the tensor's memory may be used again in stream order.
+  /// The tensor's shape, type and strides were checked against the model. Throws Error (unsupported, invalid_argument,
+  /// device_failure, out_of_memory); the selection then counts as refused, and nothing of it arrives.
+  virtual void copy(const DLTensor& tensor, const RowSelection& selection, void* stream) = 0;
+  /// Returns when everything given so far was delivered or dropped.
+  virtual void drain() = 0;
+
+  /// The CUDA graph that `stream` is being captured into, 0 for none. Tensors copied meanwhile become part of it; the
+  /// rows of their selections are not looked at.
+  virtual std::uint64_t graph_of(void* stream) = 0;
+  /// The rows of a tensor that a graph copies which are meant in one replay; null: none of it is wanted.
+  using ReplayRows = std::function<std::shared_ptr<const RowMap>(const RowSelection& copied)>;
+  /// Between the two calls the caller launches `graph` once, on `stream`: each of its tensors then arrives, or is
+  /// dropped, with the rows that `rows_of` said.
+  virtual void begin_replay(std::uint64_t graph, const ReplayRows& rows_of, void* stream) = 0;
+  virtual void end_replay() = 0;
+};
+
+/// The device path of this build. Throws Error(unsupported) in a build without CUDA or on a machine without a driver,
+/// naming which. `receiver` must outlive the copier.
+std::unique_ptr<DeviceCopier> make_device_copier(RowReceiver& receiver, const DeviceOptions& options);
+
+}  // namespace evictsim::traces::capture

@@ -1,0 +1,74 @@
+#pragma once
+/// \file
+/// What a capture samples and how it writes: the options of evictsim_capture_open (docs/capture.md).
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "traces/capture/row_batch.h"
+#include "traces/header.h"
+
+namespace evictsim::traces::capture {
+
+/// Which token rows keep their query; a row is kept when any part names it.
+struct QuerySample {
+  bool all = true;
+  std::int32_t window = 0;  ///< the last rows of the prompt
+  bool decode = false;      ///< every row behind the prompt
+  std::int32_t stride = 0;  ///< rows 0, stride, 2 stride, ...; 0: none
+
+  [[nodiscard]] bool keeps(std::int32_t token, std::int32_t prompt_length) const {
+    return all || (decode && token >= prompt_length) || (token < prompt_length && token >= prompt_length - window) ||
+           (stride > 0 && token % stride == 0);
+  }
+};
+
+struct CaptureOptions {
+  // What is taken.
+  std::vector<int> layers;    ///< indices in the model; empty: all
+  std::vector<int> kv_heads;  ///< each with its group of query heads; empty: all
+  QuerySample queries;
+  std::vector<int> full_query_layers;       ///< layers that keep every query even so
+  bool hidden = false;                      ///< x
+  std::array<bool, role_count> channels{};  ///< by role: written when it can be had
+  std::int64_t every = 1;                   ///< every n-th request
+  std::uint64_t bytes_per_second = 0;       ///< no new request while more is taken; 0: no limit
+  bool store_text = false;
+  bool hash_token_ids = false;
+  std::string token_key;  ///< empty: a random one, forgotten at the end
+
+  // How it is written.
+  TensorType type = TensorType::float16;
+  bool compress = true;
+  int threads = 2;
+  bool drop = false;                                   ///< when the queue is full: drop, else wait
+  std::size_t queue_bytes = std::size_t{128} << 20;    ///< chunks waiting for the writers
+  std::size_t memory_bytes = std::size_t{1} << 30;     ///< unfinished chunks of all requests
+  std::uint64_t shard_bytes = std::uint64_t{1} << 30;  ///< then new requests go into a new shard
+  std::int64_t shard_seconds = 300;                    ///< likewise
+  std::size_t device_ring_bytes = std::size_t{256} << 20;
+  std::size_t graph_ring_bytes = 0;  ///< for tensors inside CUDA graphs
+
+  CaptureOptions();  ///< every channel but cos_final, which must hold a step's residual stream of all layers
+};
+
+/// Throws Error(invalid_argument) naming the option and what would be right.
+CaptureOptions parse_capture_options(const char* text);
+
+/// A model and the part of it that is captured.
+struct ModelRecord {
+  Header pushed;                                    ///< as the engine's tensors are; `layers` are the captured ones
+  Header stored;                                    ///< with the kept heads only; what the shards say
+  std::vector<std::int32_t> query_heads, kv_heads;  ///< kept, ascending; empty: all
+
+  /// Place of a layer among the captured ones; -1: not captured.
+  [[nodiscard]] int place_of(int layer) const;
+};
+
+/// Reads the attributes of evictsim_capture_model. Throws Error(invalid_argument, invalid_value).
+ModelRecord parse_model_record(const char* text, const CaptureOptions& options);
+
+}  // namespace evictsim::traces::capture
