@@ -245,7 +245,9 @@ RunRow RunAccumulator::Sequence::row_of(std::size_t point, const sim::ReplayPlan
   row.decode_rows = static_cast<std::int64_t>(start.decode_rows.size());
   row.layers = static_cast<std::int64_t>(start.layers.size());
   for (const auto& [policy, why] : failed) {
-    if (policy == plan.points[point].policy) row.status = "failed: " + why;
+    if (policy != plan.points[point].policy) continue;
+    row.status = "failed: " + why;
+    break;
   }
   if (!row.ok()) return row;
   fill_cut(point, row);
@@ -419,6 +421,9 @@ void RunAccumulator::fill_optimality_gaps(const std::vector<std::size_t>& points
 }
 
 void RunAccumulator::end_sequence() {
+  // Layers fail in any order, and often for one reason.
+  std::sort(current_->failed.begin(), current_->failed.end());
+  current_->failed.erase(std::unique(current_->failed.begin(), current_->failed.end()), current_->failed.end());
   const Sequence& sequence = *current_;
   SequenceResult result{.start = sequence.start,
                         .rows = {},

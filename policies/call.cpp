@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "policies/formula/parser.h"
 #include "traces/error.h"
 
 namespace evictsim::policies {
@@ -164,8 +165,15 @@ std::vector<std::string> split_list(std::string_view list) {
   char quote = 0;
   for (std::size_t place = 0; place <= list.size(); ++place) {
     const char character = place < list.size() ? list[place] : ',';
-    if (place == list.size() && (depth > 0 || quote != 0))
-      fail(place, depth > 0 ? "')' is missing" : "the quote is not closed");
+    const bool unclosed = place == list.size() && (depth > 0 || quote != 0);
+    const bool unopened = quote == 0 && character == ')' && depth == 0;
+    if ((unclosed || unopened) && item.starts_with(formula::prefix)) {
+      // The rest belongs to the formula, whose parser marks the place.
+      items.push_back(item.append(list.substr(place)));
+      return items;
+    }
+    if (unclosed) fail(place, depth > 0 ? "')' is missing" : "the quote is not closed");
+    if (unopened) fail(place, "')' without '('");
     if (quote != 0) {
       if (character == '\\' && place + 1 < list.size()) {
         item += character;
@@ -177,8 +185,8 @@ std::vector<std::string> split_list(std::string_view list) {
       quote = character;
     } else if (character == '(') {
       ++depth;
-    } else if (character == ')' && --depth < 0) {
-      fail(place, "')' without '('");
+    } else if (character == ')') {
+      --depth;
     } else if (character == ',' && depth == 0) {
       while (!item.empty() && is_blank(item.back())) item.pop_back();
       if (item.empty()) fail(place, "an item is empty");

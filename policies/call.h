@@ -46,7 +46,7 @@ Call parse_call(std::string_view text, TrailingComma trailing_comma = TrailingCo
 std::string quote_word(std::string_view text);
 
 /// Splits `list` at its top-level commas; blanks around items are dropped. Throws Error(invalid_argument) for an empty
-/// item and unbalanced parentheses or quotes.
+/// item and unbalanced parentheses or quotes; an unbalanced formula (`score: ...`) is left to its own parser.
 std::vector<std::string> split_list(std::string_view list);
 
 }  // namespace evictsim::policies

@@ -32,7 +32,12 @@ Policy parse_policy(std::string_view text) {
   if (name.starts_with(press_prefix)) {
     composition = press_to_policy(name.substr(press_prefix.size()));
   } else if (name.starts_with(formula::prefix)) {
-    composition = fmt::format("formula(expression={})", quote_word(trimmed(name.substr(formula::prefix.size()))));
+    const std::string expression = trimmed(name.substr(formula::prefix.size()));
+    if (expression.empty()) {
+      throw Error(ErrorCode::invalid_argument, "a formula must follow, as in score: -norm(k)",
+                  {.parameter = policy_option, .value = name});
+    }
+    composition = fmt::format("formula(expression={})", quote_word(expression));
   }
   return make_policy(read_composition(composition), std::move(name));
 }

@@ -229,7 +229,8 @@ bool replay_into(ReplayOutputs& outputs, const std::vector<traces::Reader>& read
     if (problem.code() == ErrorCode::interrupted || !outputs.rows().empty()) outputs.seal(false);
     if (problem.code() == ErrorCode::interrupted) return false;
     if (problem.code() != ErrorCode::missing_need) throw;
-    throw Error(problem.code(), problem.message() + layers_hint, problem.context());
+    throw Error(problem.code(), fmt::format("{}{}", problem.message(), layers_hint(problem.message())),
+                problem.context());
   }
   outputs.seal(true);
   return true;

@@ -109,7 +109,7 @@ sim::ReplayObserver& ReplayOutputs::observer() { return *progress_; }
 void ReplayOutputs::take(analysis::SequenceResult&& result) {
   for (const auto& [policy, why] : result.skipped) {
     if (!warned_.emplace(policy, result.start.trace).second) continue;
-    warn(fmt::format("{}: skipped: {}{}", plan_.policies[policy].name, why, layers_hint));
+    warn(fmt::format("{}: skipped: {}{}", plan_.policies[policy].name, why, layers_hint(why)));
   }
   for (const auto& [policy, why] : result.failed) {
     any_failed_ = true;

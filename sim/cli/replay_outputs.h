@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,8 +21,11 @@
 
 namespace evictsim {
 
-/// Ends the message about a policy that needs data some layer lacks.
-inline constexpr const char* layers_hint = " (--layers can restrict the replay to layers that have it)";
+/// Ends the message `why` about a policy that needs what a trace lacks; empty where leaving layers out cannot help.
+inline std::string_view layers_hint(std::string_view why) {
+  if (why.find("/layer_") == std::string_view::npos) return {};
+  return " (--layers can restrict the replay to layers that have it)";
+}
 
 /// What the user asked for; empty paths: not asked for.
 struct OutputOptions {

@@ -3,6 +3,7 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -74,7 +75,8 @@ class ModelPlanner {
     std::vector<const ActivePolicy*> policies;
     for (const PromptPool& pool : pools) policies.push_back(pool.active);
     const policies::Needs needs = needs_of(policies);
-    std::vector<std::uint8_t> broken(pools.size(), 0);
+    // Of each pool the first layer that failed, so that what is reported does not depend on the order of layers.
+    std::vector<std::map<std::size_t, std::string>> broken(pools.size());
     std::mutex mutex;
     for_each_layer(layers_, [&](std::size_t slot) {
       check_stop(context_.stop);
@@ -85,12 +87,15 @@ class ModelPlanner {
         run_step([&] { vote(*layer, features, mass, slot, pools[i]); },
                  [&](const char* why) {
                    const std::scoped_lock lock(mutex);
-                   if (std::exchange(broken[i], std::uint8_t{1}) == 0) failed_(pools[i].active->index, why);
+                   broken[i].emplace(slot, why);
                  });
       }
     });
     for (std::size_t i = 0; i < pools.size(); ++i) {
-      if (broken[i] != 0) continue;
+      if (!broken[i].empty()) {
+        failed_(pools[i].active->index, broken[i].begin()->second);
+        continue;
+      }
       run_step([&] { count(pools[i]); }, [&](const char* why) { failed_(pools[i].active->index, why); });
     }
   }

@@ -78,6 +78,12 @@ TEST_CASE("an error in a formula points at its place") {
         "error: formula = 2 * nrom(k): character 5: no such feature or function 'nrom'; nearest: norm\n"
         "2 * nrom(k)\n"
         "    ^\n");
+  // Parentheses that do not match are the formula's, though policies stand in a list with commas.
+  const std::string unclosed = refused(folder, {"replay", trace, "--policy", "knorm,score: max(norm(k), norm(v)"});
+  CHECK_THAT(unclosed, Contains("character 21: ") && Contains("\nmax(norm(k), norm(v)\n                    ^\n"));
+  const std::string unopened = refused(folder, {"replay", trace, "--policy", "score: norm(k)),knorm"});
+  CHECK_THAT(unopened, Contains("character 8: ')' does not belong here\nnorm(k)),knorm\n       ^\n"));
+  CHECK_THAT(refused(folder, {"replay", trace, "--policy", "score:,knorm"}), Contains("a formula must follow"));
 }
 
 TEST_CASE("a formula that gives no number is an error row, and the sweep goes on") {

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "analysis/run_accumulator.h"
@@ -346,6 +347,24 @@ TEST_CASE("skipped policies have no rows, failed ones rows without numbers") {
     CHECK(row.policy == "host/tova");
     CHECK(row.status == "failed: scores are not finite");
     CHECK(std::all_of(row.metrics.begin(), row.metrics.end(), [](double value) { return std::isnan(value); }));
+  }
+}
+
+TEST_CASE("what a failed row says does not depend on which layer failed first") {
+  const MadeUpReplay replay(5);
+  for (const bool reversed : {false, true}) {
+    SequenceResult result;
+    RunAccumulator accumulator(replay.plan, evidence, {},
+                               [&](SequenceResult&& finished) { result = std::move(finished); });
+    accumulator.begin_sequence(replay.start);
+    accumulator.failed(1, reversed ? "layer 1" : "layer 0");
+    accumulator.failed(1, reversed ? "layer 0" : "layer 1");
+    accumulator.failed(1, "layer 1");
+    accumulator.end_sequence();
+    CHECK(result.failed == std::vector<std::pair<std::size_t, std::string>>{{1, "layer 0"}, {1, "layer 1"}});
+    for (const RunRow& row : result.rows) {
+      if (row.policy == "host/tova") CHECK(row.status == "failed: layer 0");
+    }
   }
 }
 
