@@ -145,16 +145,12 @@ class Evaluator {
   template <typename ValueOf>
   [[nodiscard]] Rows by_token(const ValueOf& value_of) const {
     Rows rows;
-    for (int head = 0; head < cache_.heads(); ++head) rows.push_back(gathered(head, value_of));
+    for (int head = 0; head < cache_.heads(); ++head) {
+      Row& row = rows.emplace_back();
+      row.reserve(cache_.entries(head).size());
+      for (const std::int32_t entry : cache_.entries(head)) row.push_back(value_of(static_cast<std::size_t>(entry)));
+    }
     return rows;
-  }
-
-  template <typename ValueOf>
-  [[nodiscard]] Row gathered(int head, const ValueOf& value_of) const {
-    Row row;
-    row.reserve(cache_.entries(head).size());
-    for (const std::int32_t entry : cache_.entries(head)) row.push_back(value_of(static_cast<std::size_t>(entry)));
-    return row;
   }
 
   [[nodiscard]] Rows of_channel(std::span<const float> channel) const {

@@ -1,16 +1,13 @@
 // Does evictsim-capture, called as a user calls it, write a trace, and answer mistakes with one line and the right
 // status?
 
-#include <sys/wait.h>
-
 #include <algorithm>
-#include <array>
 #include <catch2/catch.hpp>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "tests/capture/capture_program.h"
 #include "tests/capture/tiny_model.h"
 #include "traces/reader.h"
 
@@ -18,24 +15,6 @@ namespace evictsim::tests {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Outcome {
-  int status = -1;
-  std::string output;  // both streams
-};
-
-Outcome run(const std::string& arguments) {
-  Outcome outcome;
-  FILE* pipe =
-      popen((std::string(EVICTSIM_BIN_DIR) + "/evictsim-capture " + arguments + " 2>&1 </dev/null").c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  std::array<char, 4096> buffer{};
-  while (const std::size_t size = std::fread(buffer.data(), 1, buffer.size(), pipe))
-    outcome.output.append(buffer.data(), size);
-  const int status = pclose(pipe);
-  if (WIFEXITED(status)) outcome.status = WEXITSTATUS(status);
-  return outcome;
-}
 
 void prepare() {
   static const TinyWeights weights = write_tiny_model("tiny.gguf", {});
@@ -49,7 +28,7 @@ void prepare() {
 
 TEST_CASE("run writes the trace that its options describe") {
   prepare();
-  const Outcome outcome = run(
+  const Outcome outcome = run_capture(
       "run --model tiny.gguf --prompt prompt.txt --continuation answer.txt --layers 0,2 --q-rows window:8+decode "
       "--q-all-layers 2 "
       "--dtype bf16 --span evidence=silverheron --span question=tokens:1:3 --task find --store-text --x --ubatch 16 "
@@ -74,7 +53,7 @@ TEST_CASE("run writes the trace that its options describe") {
 
 TEST_CASE("run records a second pass and documents alone when asked") {
   prepare();
-  const Outcome outcome = run(
+  const Outcome outcome = run_capture(
       "run --model tiny.gguf --prompt prompt.txt --decode 3 --ignore-end --second-pass --second-pass-chunk 16 "
       "--second-pass-range 2:30 --repeat-prompt Again --repeat-next tokens:9 --repeat-tail 2 "
       "--span document=tokens:4:20 --span document=tokens:20:31 --packets --packet-header AB --packet-trailer tokens:7 "
@@ -93,7 +72,8 @@ TEST_CASE("run records a second pass and documents alone when asked") {
 
 TEST_CASE("token ids stand in for text") {
   prepare();
-  REQUIRE(run("run --model tiny.gguf --prompt-tokens ids.txt --continuation-tokens ids.txt -o ids.h5").status == 0);
+  REQUIRE(run_capture("run --model tiny.gguf --prompt-tokens ids.txt --continuation-tokens ids.txt -o ids.h5").status ==
+          0);
   CHECK(traces::Reader("ids.h5").read_channel(0, traces::Channel::token_ids)->data ==
         std::vector<float>{5, 6, 7, 8, 5, 6, 7, 8});
 }
@@ -117,7 +97,7 @@ TEST_CASE("mistakes get one line and exit status 1") {
        {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3", "FIRST:END"},
        {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3:99", "0:38"},
        {"--model tiny.gguf --prompt prompt.txt --tolerance 1e-12", "more than 1e-12"}}));
-  const Outcome outcome = run("run " + arguments + " -o failed.h5");
+  const Outcome outcome = run_capture("run " + arguments + " -o failed.h5");
   INFO(outcome.output);
   CHECK(outcome.status == 1);
   CHECK_THAT(outcome.output, Catch::Contains(reason) && Catch::StartsWith("evictsim-capture: "));
@@ -127,14 +107,15 @@ TEST_CASE("mistakes get one line and exit status 1") {
 
 TEST_CASE("wrong usage exits with status 2, help with 0") {
   prepare();
-  CHECK(run("").status == 2);
-  CHECK(run("run --model tiny.gguf").status == 2);
-  CHECK(run("run --model tiny.gguf --prompt prompt.txt --prompt-tokens ids.txt -o a.h5").status == 2);
-  CHECK(run("run --model tiny.gguf --prompt prompt.txt --decode 3 --continuation answer.txt -o a.h5").status == 2);
-  CHECK(run("run --model tiny.gguf --prompt prompt.txt --dtype f8 -o a.h5").status == 2);
-  CHECK(run("run --model tiny.gguf --prompt prompt.txt --repeat-tail 3 -o a.h5").status == 2);
-  CHECK(run("run --model tiny.gguf --prompt prompt.txt --packet-header A -o a.h5").status == 2);
-  const Outcome help = run("run --help");
+  CHECK(run_capture("").status == 2);
+  CHECK(run_capture("run --model tiny.gguf").status == 2);
+  CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --prompt-tokens ids.txt -o a.h5").status == 2);
+  CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --decode 3 --continuation answer.txt -o a.h5").status ==
+        2);
+  CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --dtype f8 -o a.h5").status == 2);
+  CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --repeat-tail 3 -o a.h5").status == 2);
+  CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --packet-header A -o a.h5").status == 2);
+  const Outcome help = run_capture("run --help");
   CHECK(help.status == 0);
   CHECK_THAT(help.output, Catch::Contains("--q-rows") && Catch::Contains("--span"));
 }

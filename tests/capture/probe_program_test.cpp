@@ -1,38 +1,19 @@
 // Does `evictsim-capture probe` answer as documented on a machine without a device?
-#include <sys/wait.h>
-
 #include <algorithm>
-#include <array>
 #include <catch2/catch.hpp>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "models/gpu.h"
+#include "tests/capture/capture_program.h"
 
 namespace evictsim::tests {
 namespace {
 
-struct Outcome {
-  int status = -1;
-  std::string output;  // both streams
-};
-
-Outcome run(const std::string& arguments) {
-  Outcome outcome;
-  // No device, whatever the machine has.
-  FILE* pipe = popen(
-      ("CUDA_VISIBLE_DEVICES= " EVICTSIM_BIN_DIR "/evictsim-capture " + arguments + " 2>&1 </dev/null").c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  std::array<char, 4096> buffer{};
-  while (const std::size_t size = std::fread(buffer.data(), 1, buffer.size(), pipe))
-    outcome.output.append(buffer.data(), size);
-  const int status = pclose(pipe);
-  if (WIFEXITED(status)) outcome.status = WEXITSTATUS(status);
-  return outcome;
-}
+// No device, whatever the machine has.
+Outcome run(const std::string& arguments) { return run_capture(arguments, "CUDA_VISIBLE_DEVICES= "); }
 
 void write_activity() {
   std::ofstream stream("activity.csv");

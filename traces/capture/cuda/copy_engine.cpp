@@ -227,14 +227,18 @@ std::optional<CopyEngine::Room> CopyEngine::find_room(std::size_t bytes, bool wa
     if (!wait) return std::nullopt;
     if (!waited) ++counters_.waits;
     waited = true;
-    if (options_.background) {
-      changed_.wait(lock);
-    } else {
-      lock.unlock();
-      deliver_next();
-      lock.lock();
-    }
+    let_deliver(lock);
   }
+}
+
+void CopyEngine::let_deliver(std::unique_lock<std::mutex>& lock) {
+  if (options_.background) {
+    changed_.wait(lock);
+    return;
+  }
+  lock.unlock();
+  deliver_next();
+  lock.lock();
 }
 
 void CopyEngine::push(Pending pending) {
@@ -242,15 +246,7 @@ void CopyEngine::push(Pending pending) {
   // memory.
   const std::size_t most_notes = 64 * options_.pending;
   std::unique_lock lock(mutex_);
-  while (pending_.size() >= most_notes) {
-    if (options_.background) {
-      changed_.wait(lock);
-    } else {
-      lock.unlock();
-      deliver_next();
-      lock.lock();
-    }
-  }
+  while (pending_.size() >= most_notes) let_deliver(lock);
   counters_.rows += pending.rows;
   pending_.push_back(std::move(pending));
   ++taken_;

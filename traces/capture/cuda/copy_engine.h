@@ -92,6 +92,8 @@ class CopyEngine final : public DeviceCopier {
   void enqueue(const DeviceTensor& tensor, const RowSelection& selection, const StoredRows& stored, const Room& room,
                std::size_t list_bytes, CudaStream stream);
   std::optional<Room> find_room(std::size_t bytes, bool wait);
+  /// Until something was delivered, or may have been: waits for the background thread, or delivers here.
+  void let_deliver(std::unique_lock<std::mutex>& lock);
   void push(Pending pending);
   void fail(const Error& error) noexcept;
 

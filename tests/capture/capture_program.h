@@ -1,0 +1,33 @@
+#pragma once
+/// \file
+/// Runs evictsim-capture as a user calls it, for tests of its commands.
+
+#include <sys/wait.h>
+
+#include <array>
+#include <catch2/catch.hpp>
+#include <cstdio>
+#include <string>
+
+namespace evictsim::tests {
+
+struct Outcome {
+  int status = -1;
+  std::string output;  // both streams
+};
+
+/// `environment`: assignments before the command, each with a blank behind it.
+inline Outcome run_capture(const std::string& arguments, const std::string& environment = "") {
+  Outcome outcome;
+  FILE* pipe =
+      popen((environment + EVICTSIM_BIN_DIR "/evictsim-capture " + arguments + " 2>&1 </dev/null").c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::array<char, 4096> buffer{};
+  while (const std::size_t size = std::fread(buffer.data(), 1, buffer.size(), pipe))
+    outcome.output.append(buffer.data(), size);
+  const int status = pclose(pipe);
+  if (WIFEXITED(status)) outcome.status = WEXITSTATUS(status);
+  return outcome;
+}
+
+}  // namespace evictsim::tests
