@@ -20,7 +20,6 @@ void Quantiles::add(std::span<const float> values) {
     const std::uint32_t bits = bits_of(value);
     if (++count_ <= exact_limit) {
       exact_.push_back(bits);
-      sorted_ = false;
       continue;
     }
     for (const std::uint32_t earlier : exact_) count_in_bin(earlier);
@@ -41,7 +40,11 @@ void Quantiles::count_in_bin(std::uint32_t bits) {
 }
 
 double Quantiles::order_statistic(std::uint64_t rank) const {
-  if (!exact_.empty()) return std::bit_cast<float>(exact_[rank]);
+  if (!exact_.empty()) {
+    const auto place = exact_.begin() + static_cast<std::ptrdiff_t>(rank);
+    std::nth_element(exact_.begin(), place, exact_.end());
+    return std::bit_cast<float>(*place);
+  }
   std::uint64_t seen = 0;
   for (std::size_t index = 0; index < bins_.size(); ++index) {
     seen += bins_[index];
@@ -55,10 +58,6 @@ double Quantiles::order_statistic(std::uint64_t rank) const {
 
 double Quantiles::at(double share) const {
   if (count_ == 0) return std::numeric_limits<double>::quiet_NaN();
-  if (!sorted_) {
-    std::sort(exact_.begin(), exact_.end());
-    sorted_ = true;
-  }
   const double place = share * static_cast<double>(count_ - 1);
   const auto rank = static_cast<std::uint64_t>(place);
   const double below = order_statistic(rank);

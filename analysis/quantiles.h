@@ -26,9 +26,8 @@ class Quantiles {
   [[nodiscard]] double order_statistic(std::uint64_t rank) const;
 
   std::uint64_t count_ = 0;
-  // Bit patterns of non-negative floats sort as the floats do.
+  // Bit patterns of non-negative floats sort as the floats do. Reading a quantile reorders them.
   mutable std::vector<std::uint32_t> exact_;
-  mutable bool sorted_ = true;
   std::vector<std::uint64_t> bins_;
   std::uint32_t first_bin_ = 0;
 };

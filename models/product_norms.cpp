@@ -36,15 +36,15 @@ ProductNorms ProductNorms::of(const Matrix& matrix) {
   return norms;
 }
 
-ProductNorms ProductNorms::of_transposed_lower(const MatrixDouble& square) {
-  const Index width = square.cols();
-  ProductNorms norms(width, width, true);
+ProductNorms ProductNorms::of_upper(const Eigen::MatrixXf& matrix) {
+  const Index height = std::min(matrix.rows(), matrix.cols());
+  ProductNorms norms(height, matrix.cols(), true);
   for (const Panel& panel : norms.panels_) {
     float* to = norms.packed_.data() + panel.place;
-    const Index columns = std::min(block_columns, width - panel.first);
-    for (Index k = panel.first; k < width; ++k, to += block_columns) {
-      const Index count = std::min(columns, k - panel.first + 1);
-      for (Index c = 0; c < count; ++c) to[c] = static_cast<float>(square(k, panel.first + c));
+    const Index rows = std::min(block_columns, height - panel.first);
+    for (Index k = panel.first; k < matrix.cols(); ++k, to += block_columns) {
+      const Index count = std::min(rows, k - panel.first + 1);
+      std::copy_n(&matrix(panel.first, k), count, to);
       std::fill(to + count, to + block_columns, 0.0F);
     }
   }

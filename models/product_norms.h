@@ -16,8 +16,8 @@ class ProductNorms {
   ProductNorms() = default;
   /// Any M.
   static ProductNorms of(const Matrix& matrix);
-  /// M = L^T with the lower triangle L of `square`, rounded to float; the zeros above it are not multiplied.
-  static ProductNorms of_transposed_lower(const MatrixDouble& square);
+  /// M = what stands on and above the diagonal of `matrix`; the zeros below it are not multiplied.
+  static ProductNorms of_upper(const Eigen::MatrixXf& matrix);
 
   [[nodiscard]] bool empty() const { return panels_.empty(); }
   /// out[i] = |M x|^2 for every row x of `rows` [N, width].

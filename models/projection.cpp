@@ -4,13 +4,10 @@
 #include <cmath>
 #include <utility>
 
-#include <Eigen/Cholesky>
+#include <Eigen/QR>
 
 namespace evictsim::models {
 namespace {
-
-/// Rows of W_O that are widened to double at once.
-constexpr Index gram_rows = 256;
 
 void add_squared_norms(const Matrix& rows, std::span<double> out) {
   for (Index i = 0; i < rows.rows(); ++i) {
@@ -28,21 +25,16 @@ OutputProjection::OutputProjection(Matrix w_o, std::optional<Norm> norm)
 void OutputProjection::expect_rows(Index rows) {
   if (norm_ || uses_factor_) return;  // behind a norm the whole vector is needed, not its length
   const auto width = static_cast<double>(w_o_.cols());
-  const auto height = static_cast<double>(w_o_.rows());
-  // In float multiply-adds of a plain product; one in double counts as two, and the factorisation reaches two thirds
-  // of full speed.
-  const double factorisation = 3 * (width * width * height / 2 + width * width * width / 6);
-  const double saved = static_cast<double>(rows) * width * (height - width / 2);
+  const auto height = static_cast<double>(std::min(w_o_.rows(), w_o_.cols()));  // of the factor
+  // Multiply-adds; those of the factorisation run at half the speed of a product.
+  const double longer = std::max(width, static_cast<double>(w_o_.rows()));
+  const double factorisation = 2 * height * height * (longer - height / 3);
+  const double saved =
+      static_cast<double>(rows) * (static_cast<double>(w_o_.rows()) * width - height * (width - height / 2));
   if (saved <= factorisation) return;
-  MatrixDouble gram = MatrixDouble::Zero(w_o_.cols(), w_o_.cols());
-  MatrixDouble wide;
-  for (Index first = 0; first < w_o_.rows(); first += gram_rows) {
-    wide = w_o_.middleRows(first, std::min(gram_rows, w_o_.rows() - first)).cast<double>();
-    gram.selfadjointView<Eigen::Lower>().rankUpdate(wide.transpose());
-  }
-  const Eigen::LLT<Eigen::Ref<MatrixDouble>> cholesky(gram);  // in place
-  if (cholesky.info() != Eigen::Success) return;              // rank-deficient W_O: the plain product stays
-  norms_ = ProductNorms::of_transposed_lower(gram);
+  Eigen::MatrixXf factor = w_o_;
+  const Eigen::HouseholderQR<Eigen::Ref<Eigen::MatrixXf>> in_place(factor);
+  norms_ = ProductNorms::of_upper(factor);
   uses_factor_ = true;
 }
 

@@ -19,8 +19,8 @@ class OutputProjection {
   /// `norm`: between W_O and the residual stream (Gemma); errors after W_O are taken behind it.
   OutputProjection(Matrix w_o, std::optional<Norm> norm);
 
-  /// Announces how many rows will go through `error_squared`. Where it pays, ||W_O x|| is then taken as ||U x|| with
-  /// the triangular factor U of W_O^T W_O (computed in double): half the products, same norm to about 1e-7 relative.
+  /// Announces how many rows will go through `error_squared`. Where it pays, ||W_O x|| is then taken as ||R x|| with
+  /// the triangular factor of W_O = Q R: half the products, same norm to a few 1e-7 of ||W_O|| ||x||.
   void expect_rows(Index rows);
 
   /// ||y||^2 with y = norm(W_O x), for every row x of `full`: out [N].

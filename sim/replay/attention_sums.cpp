@@ -31,10 +31,14 @@ AttentionSums::AttentionSums(Index columns, Index dim)
           .output = Matrix::Zero(blocks(columns, block_rows) * block_rows, blocks(dim, block_columns) * block_columns),
           .mass = Eigen::RowVectorXd::Zero(columns),
           .surprise = Eigen::RowVectorXd::Zero(columns)},
-      probability_(Eigen::VectorXf::Zero(totals_.output.rows() * most_waiting)),
-      value_(Eigen::VectorXf::Zero(totals_.output.cols() * most_waiting)),
+      probability_(totals_.output.rows() * most_waiting),
+      value_(totals_.output.cols() * most_waiting),
       mass_(Eigen::RowVectorXf::Zero(columns)),
-      surprise_(Eigen::RowVectorXf::Zero(columns)) {}
+      surprise_(Eigen::RowVectorXf::Zero(columns)) {
+  // What no entry writes: the columns that fill up the last block.
+  if (columns % block_rows != 0) probability_.tail(block_rows * most_waiting).setZero();
+  if (dim % block_columns != 0) value_.tail(block_columns * most_waiting).setZero();
+}
 
 void AttentionSums::add(const float* probability, const float* surprise, const float* value) {
   using Row = Eigen::Map<const Eigen::RowVectorXf>;

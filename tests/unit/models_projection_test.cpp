@@ -87,13 +87,21 @@ TEST_CASE("the triangular factor gives the same norms") {
 
 TEST_CASE("a wide or rank-deficient W_O gives the same norms") {
   std::mt19937_64 generator(3);
-  SECTION("fewer rows than columns: the factor saves nothing") {
-    check(random_matrix(generator, 20, 64), std::nullopt, 1000000, false);
+  SECTION("fewer rows than columns: the factor is a trapezoid") {
+    const Index height = GENERATE(1, 20, 63);
+    check(random_matrix(generator, height, 64), std::nullopt, 1000000, true);
   }
-  SECTION("columns of zeros have no factor") {
+  SECTION("columns of zeros") {
     Matrix w_o = random_matrix(generator, 64, 48);
     w_o.middleCols(10, 8).setZero();
-    check(w_o, std::nullopt, 1000000, false);
+    check(w_o, std::nullopt, 1000000, true);
+  }
+  SECTION("nothing but zeros") {
+    OutputProjection projection(Matrix::Zero(24, 24), std::nullopt);
+    projection.expect_rows(1000000);
+    std::vector<double> squared(2);
+    projection.output_squared(random_matrix(generator, 2, 24), squared);
+    CHECK(squared == std::vector<double>{0, 0});
   }
   SECTION("columns that repeat, and slightly fewer rows than columns") {
     const bool repeat = GENERATE(true, false);
