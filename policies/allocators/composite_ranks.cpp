@@ -25,10 +25,15 @@ class CompositeRanks : public Allocator {
   void allocate_model(std::span<const AllocationRequest> layers, std::span<std::vector<Index>> counts) const override {
     std::vector<std::vector<double>> composites;
     Index total = 0;
+    Index entries = 0;
     for (const AllocationRequest& layer : layers) {
       composites.push_back(composites_of(*layer.scores));
       total += std::ssize(composites.back());
+      entries += static_cast<Index>(layer.budget.entries);
     }
+    // In entries, and while decoding, when layers hold unequal numbers, there is no share.
+    const double given = layers.front().budget.share;
+    if (given > 0) entries = static_cast<Index>(budget_of(std::min(given, 1.0), total).entries);
     // The first layer is never smaller than another.
     for (const std::vector<double>& row : composites) {
       std::vector<double>& first = composites.front();
@@ -36,7 +41,7 @@ class CompositeRanks : public Allocator {
         first[rank] = std::max(first[rank], row[rank]);
       }
     }
-    const std::vector<Index> kept = best_of(composites, budget_of(share_of(layers.front().budget), total).entries);
+    const std::vector<Index> kept = best_of(composites, entries);
     for (std::size_t i = 0; i < layers.size(); ++i) {
       std::fill(counts[i].begin(), counts[i].end(), std::max({kept[i], Index{1}, floor_}));
     }

@@ -47,9 +47,10 @@ class GlobalPool : public PoolAllocator {
         }
       }
     }
-    if (count_ != "per_head") {
-      const double share = layers.empty() ? 1.0 : share_of(layers.front().budget);
-      seats = kept_of(total, share) - std::accumulate(counts.begin(), counts.end(), Index{0});
+    // In entries, and while decoding, when heads hold unequal numbers, there is no share: it is heads times entries.
+    const double given = layers.empty() ? 0.0 : layers.front().budget.share;
+    if (count_ != "per_head" && given > 0) {
+      seats = kept_of(total, std::min(given, 1.0)) - std::accumulate(counts.begin(), counts.end(), Index{0});
     }
     seat(competitors, seats, counts);
   }

@@ -75,15 +75,21 @@ class KvQuant : public InPlaceCodes {
         for (std::size_t c = 0; c < channels.size(); ++c) channels[c].push_back(static_cast<double>(key[c]));
         const float* value = layer.values(head).data() + row * layer.values(head).outerStride();
         const std::span<const float> numbers(value, channels.size());
-        const auto [lower, upper] = value_bounds(numbers, value_outliers(numbers));
-        for (const float number : numbers) add_normalised(number, lower, upper, values);
+        const std::vector<Index> outliers = value_outliers(numbers);
+        const auto [lower, upper] = value_bounds(numbers, outliers);
+        for (std::size_t c = 0; c < channels.size(); ++c) {
+          const bool is_outlier = std::binary_search(outliers.begin(), outliers.end(), static_cast<Index>(c));
+          if (!is_outlier) add_normalised(numbers[c], lower, upper, values);
+        }
       }
       Bounds& bounds = key_bounds_.emplace_back();
       for (std::vector<double>& channel : channels) {
         bounds.lower.push_back(stored_half(quantile(channel, outliers_ / 2)));
         bounds.upper.push_back(stored_half(quantile(channel, 1 - outliers_ / 2)));
-        for (const double number : channel) {
-          add_normalised(static_cast<float>(number), bounds.lower.back(), bounds.upper.back(), keys);
+        for (const double exact : channel) {
+          const auto number = static_cast<float>(exact);
+          if (is_key_outlier(number, bounds.lower.back(), bounds.upper.back())) continue;
+          add_normalised(number, bounds.lower.back(), bounds.upper.back(), keys);
         }
       }
     }
@@ -91,10 +97,14 @@ class KvQuant : public InPlaceCodes {
     value_codec_.emplace(bits_, models::kmeans_levels(std::move(values), 1 << bits_));
   }
 
-  /// Appends a number within its bounds, scaled to [-1, 1].
+  /// Appends a number that is no outlier, scaled to [-1, 1] but for the rounding of its bounds.
   static void add_normalised(float number, float lower, float upper, std::vector<float>& normalised) {
     const float range = (upper - lower) / 2;
-    if (range > 0 && number >= lower && number <= upper) normalised.push_back((number - (upper + lower) / 2) / range);
+    if (range > 0) normalised.push_back((number - (upper + lower) / 2) / range);
+  }
+
+  [[nodiscard]] bool is_key_outlier(float number, float lower, float upper) const {
+    return outliers_ > 0 && (number < lower || number > upper);
   }
 
   static std::vector<float> before_rope(const PlacementView& layer, int kv_head, Index row) {
@@ -131,9 +141,7 @@ class KvQuant : public InPlaceCodes {
     std::vector<float> key = before_rope(layer, kv_head, row);
     std::vector<Index> outliers;
     for (std::size_t c = 0; c < key.size(); ++c) {
-      if (outliers_ > 0 && (key[c] < bounds.lower[c] || key[c] > bounds.upper[c])) {
-        outliers.push_back(static_cast<Index>(c));
-      }
+      if (is_key_outlier(key[c], bounds.lower[c], bounds.upper[c])) outliers.push_back(static_cast<Index>(c));
     }
     std::vector<std::uint8_t> code;
     key_codec_->encode(key, bounds.lower, bounds.upper, outliers, code);

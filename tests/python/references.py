@@ -14,9 +14,12 @@ def main(source):
     sys.path.insert(0, os.path.join(golden, "references"))
     import decode_time
     import kv_codecs
+    import kvquant
     import learned
-    import structure
+    import packets
+    import records
     import retrieval
+    import structure
     from golden_file import differences
 
     learned.main(".")
@@ -31,7 +34,11 @@ def main(source):
         os.remove(placements)
     retrieval.main(placements)
     kv_codecs.main(placements)
-    made.append(placements)
+    records.main("references-records.golden.h5")
+    packets.main(".")
+    kvquant.main(".")
+    made += [name + ".h5" for program in (packets, kvquant) for name in program.TRACES]
+    made += [placements] + [f"references-{name}.golden.h5" for name in ("records", "packets", "kvquant")]
     faults = [fault for name in made for fault in differences(os.path.join(data, name), name)]
     for fault in faults:
         print(fault)

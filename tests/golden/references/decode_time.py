@@ -253,10 +253,63 @@ def openvino(trace, name, budget, start=32, recent=128, block=16, aggregation="n
     return replay(trace, point, cut)
 
 
+def resemblance(keys, block):
+    """[blocks, blocks * block]: how much the keys [heads, tokens, d] of a block resemble every key. Cosines; of a key's
+    own row those below its mean count as 0, as does itself; mean over the heads, sum over the block."""
+    unit = keys / np.linalg.norm(keys, axis=2, keepdims=True)
+    cosine = unit @ unit.transpose(0, 2, 1)
+    cosine[:, np.arange(cosine.shape[1]), np.arange(cosine.shape[1])] = 0
+    cosine[cosine < cosine.mean(axis=2, keepdims=True)] = 0
+    return cosine.mean(axis=0).reshape(-1, block, cosine.shape[1]).sum(axis=1)
+
+
+def openvino_rkv(trace, name, budget, start=32, recent=128, block=16, max_pool=7, snapkv_window=8, adaptive_window=8,
+                 mass=0.9):
+    """aggregation=adaptive_rkv. The prompt's queries count together, as one."""
+    point = Point(trace, name, budget)
+    areas = block * ((budget + 1 - block) // block)
+    stay = (areas - start - recent) // block
+    assert stay >= 1
+    last = {layer: [] for layer in trace.layers}  # queries since the last eviction
+
+    def cut(attention, resident, seen):
+        kept = {}
+        for layer in trace.layers:
+            held = resident[layer, 0]
+            window = snapkv_window if snapkv_window else trace.prompt
+            first = max(0, trace.prompt - window) if seen == trace.prompt else seen - 1
+            last[layer] = last[layer][-adaptive_window + 1:] if adaptive_window > 1 else []
+            last[layer].append(np.nansum(attention[layer][first:seen], axis=(0, 1)))
+            if len(held) > budget:
+                mean = np.pad(np.mean(last[layer], axis=0)[held], (0, max_pool - 1), constant_values=-np.inf)
+                scores = np.lib.stride_tricks.sliding_window_view(mean, max_pool).max(axis=1)
+                blocks = (len(held) - start - recent) // block
+                area = slice(start, start + blocks * block)
+                totals = scores[area].reshape(blocks, block).sum(axis=1)
+                order = np.argsort(-totals, kind="stable")
+                before = np.cumsum(totals[order]) - totals[order]  # mass of what ranks above a block
+                best = order[:stay][before[:stay] < mass * totals.sum()]
+                point.gap = min(point.gap, np.abs(before / totals.sum() - mass).min())
+                others = np.setdiff1d(np.arange(blocks), best)
+                point.note_gap(totals[best], totals[others])
+                columns = (others[:, None] * block + np.arange(block)).ravel()
+                alike = resemblance(trace.k[layer][held[area]].transpose(1, 0, 2), block)[:, columns].mean(axis=1)
+                order = others[np.argsort(alike[others], kind="stable")]
+                gone = order[stay - len(best):]
+                point.note_gap(-alike[order[:stay - len(best)]], -alike[gone])
+                held = np.delete(held, (start + gone[:, None] * block + np.arange(block)).ravel())
+                last[layer] = []
+            kept |= {(layer, head): held for head in range(trace.heads)}
+        return kept, None
+
+    return replay(trace, point, cut)
+
+
 SOURCES = {"h2o": "2306.14048; FMInference/H2O, AnswerDotAI/cold-compress, R-KV's repository",
            "scissorhands": "2305.17118", "cold_compress": "AnswerDotAI/cold-compress",
            "persistence": "lzcemma/Scissorhands", "kv_compress": "2410.00161",
-           "openvino": "OpenVINO GenAI cache_eviction.cpp"}
+           "openvino": "OpenVINO GenAI cache_eviction.cpp",
+           "openvino_rkv": "OpenVINO GenAI cache_eviction.cpp, OpenVINO adaptive_rkv_diversity.hpp"}
 
 # system, parameters, policy where the command line writes it another way, budgets by trace
 RUNS = [
@@ -307,6 +360,16 @@ RUNS = [
      {"tiny-g1": [60], "hidden-g2": [25]}),
     ("openvino", dict(start=4, recent=8, block=4, crush=1, anchor="mean"), None, {"tiny-g2": [41], "hidden-g1": [27]}),
     ("openvino", dict(start=5, recent=5, block=5, crush=2, anchor="ones", aggregation="sum"), None, {"tiny-g4": [70]}),
+    ("openvino_rkv", dict(start=8, recent=16, block=8, max_pool=3), "openvino(aggregation=adaptive_rkv,{})",
+     {"tiny-g2": [64, 90], "tiny-g4": [90]}),
+    ("openvino_rkv", dict(start=4, recent=8, block=4, adaptive_window=3, mass=0.6),
+     "openvino(aggregation=adaptive_rkv,{})", {"tiny-g1": [51], "tiny-g4": [100], "hidden-g2": [27]}),
+    ("openvino_rkv", dict(start=0, recent=3, block=3, max_pool=2, snapkv_window=0, mass=0.3),
+     "openvino(aggregation=adaptive_rkv,{})", {"smollm2": [60], "tiny-g2": [195], "hidden-g1": [16]}),
+    ("openvino_rkv", dict(start=1, recent=2, block=1, max_pool=1, adaptive_window=1, mass=0.5),
+     "openvino(aggregation=adaptive_rkv,{})", {"tiny-g4": [30], "hidden-g2": [21]}),
+    ("openvino_rkv", dict(start=2, recent=2, block=2, max_pool=5, mass=1), "openvino(aggregation=adaptive_rkv,{})",
+     {"hidden-g1": [32], "hidden-g4": [14]}),
 ]
 TRACES = ["tiny-g1", "tiny-g2", "tiny-g4", "smollm2", "hidden-g1", "hidden-g2", "hidden-g4"]
 

@@ -2,7 +2,7 @@
 
     kv_codecs.py FILE      adds the groups of RUNS to FILE (layout: placements.py)
 
-CaM draws and KVQuant's levels have no single right answer. Their groups hold what is determined: CaM's probabilities
+CaM draws and KVQuant's levels have no single right answer (kvquant.py has numbers where they do). Their groups hold what is determined: CaM's probabilities
 (`evicted`, `probability`, `followers` by row and KV head), KVQuant's bounds and the least error that any levels have.
 """
 import sys

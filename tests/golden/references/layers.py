@@ -29,8 +29,8 @@ class Layer:
 class GoldenTrace:
     """A trace of tests/golden/data: one sequence at positions 0, 1, 2, ..., plain RoPE in halves."""
 
-    def __init__(self, name):
-        path = os.path.join(DATA, name + ".h5")
+    def __init__(self, name, folder=DATA):
+        path = os.path.join(folder, name + ".h5")
         self.name, self.whole = name, Trace(path)
         self.prompt, self.length, self.scale = self.whole.prompt, self.whole.length, self.whole.scale
         assert self.whole.positions.tolist() == list(range(self.length))

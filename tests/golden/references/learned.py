@@ -174,25 +174,31 @@ def draw_fastkvzip(weights, trace):
     weights.draw("b", (trace.heads, 1, trace.group), 0.5)
 
 
-def fastkvzip(trace, name, weights, share, sinks=4, window_ratio=0.02, layerwise=False):
+def gate_scores(trace, weights):
+    """[T] by place."""
     def rms(x, weight):
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6) * weight
 
-    n, scores = trace.prompt, {}
-    window = int(window_ratio * n)
+    scores, rows = {}, trace.length
     for layer in trace.layers:
-        z = trace.attention_input(layer)[:n]
+        z = trace.attention_input(layer)
         q = z @ weights(layer, "q_proj.weight").T + weights(layer, "q_proj.bias")
         c = len(weights(layer, "q_norm.weight"))
-        q = rms(q.reshape(n, trace.heads, trace.group, c), weights(layer, "q_norm.weight"))
-        k = rms((z @ weights(layer, "k_proj.weight").T).reshape(n, trace.heads, c), weights(layer, "k_norm.weight"))
+        q = rms(q.reshape(rows, trace.heads, trace.group, c), weights(layer, "q_norm.weight"))
+        k = rms((z @ weights(layer, "k_proj.weight").T).reshape(rows, trace.heads, c), weights(layer, "k_norm.weight"))
         for head in range(trace.heads):
             logit = (q[:, head] * k[:, head, None]).sum(axis=-1) / np.sqrt(c) + weights(layer, "b")[head, 0]
             base = q[:, head] @ weights(layer, "k_base")[head, 0].T / np.sqrt(c)
-            score = (1 / (1 + np.exp(base - logit[..., None]).sum(axis=-1))).mean(axis=-1)
-            score[:sinks] = 1
-            score[n - window:] = 1
-            scores[layer, head] = score
+            scores[layer, head] = (1 / (1 + np.exp(base - logit[..., None]).sum(axis=-1))).mean(axis=-1)
+    return scores
+
+
+def fastkvzip(trace, name, weights, share, sinks=4, window_ratio=0.02, layerwise=False):
+    n, scores = trace.prompt, gate_scores(trace, weights)
+    for place, row in scores.items():
+        scores[place] = row[:n]
+        row[:sinks] = 1
+        row[n - int(window_ratio * n):n] = 1
     point, kept, resident = Point(trace, name, share), {}, whole_prompt(trace)
     for layers in [[layer] for layer in trace.layers] if layerwise else [trace.layers]:
         pool = {place: held for place, held in resident.items() if place[0] in layers}
@@ -200,6 +206,32 @@ def fastkvzip(trace, name, weights, share, sinks=4, window_ratio=0.02, layerwise
         kept |= keep_pooled(point, scores, pool, count - int(count * (1 - share)))
     point.prompt(kept, scores)
     return point
+
+
+def fastkvzip_decoding(trace, name, weights, budget, steps, recent, sinks=4, layerwise=False):
+    """The prompt is cut too; later cuts leave a head's entries times the heads, the newest of each among them."""
+    scores, n = gate_scores(trace, weights), trace.prompt
+    for row in scores.values():
+        row[:sinks] = 1
+    point = Point(trace, name, budget)
+
+    def cut(resident, seen):
+        if (seen - n) % steps != 0:
+            return resident
+        kept = {}
+        for layers in [[layer] for layer in trace.layers] if layerwise else [trace.layers]:
+            pool = {place: held for place, held in resident.items() if place[0] in layers}
+            whole = len(pool) * n
+            count = len(pool) * (budget if budget >= 2 else int(n * budget))
+            if seen == n and budget < 2:
+                count = whole - int(whole * (1 - budget))
+            safe = {place: [e for e in held if e in newest(seen, recent)] for place, held in pool.items()}
+            others = {place: np.setdiff1d(held, safe[place]) for place, held in pool.items()}
+            won = keep_pooled(point, scores, others, count - sum(map(len, safe.values())))
+            kept |= {place: np.append(won[place], safe[place]).astype(int) for place in pool}
+        return kept
+
+    return over_rows(trace, point, cut, lambda place, seen: scores[place][:n], lambda seen: newest(seen, recent))
 
 
 def draw_locret(weights, trace, biases):
@@ -326,6 +358,12 @@ def write_references(folder, name, seed):
         for number, options in enumerate([{}, dict(sinks=2, window_ratio=0.21), dict(layerwise=True, sinks=0)]):
             add(f"fastkvzip-{number}", text("fastkvzip", weights="FILE:/weights/fastkvzip", **options), "2601.17668",
                 lambda n, share: fastkvzip(trace, n, gate, share, **options), [0.55, 0.72])
+        for number, (steps, recent, options) in enumerate([(2, 3, dict(sinks=2)), (3, 2, dict(sinks=1)),
+                                                           (1, 1, dict(sinks=0, layerwise=True))]):
+            policy = text("fastkvzip", weights="FILE:/weights/fastkvzip", window_ratio=0, **options,
+                          protection=f"recent(count={recent})", schedule=f"every(steps={steps})")
+            add(f"fastkvzip-decoding-{number}", policy, "2601.17668",
+                lambda n, b: fastkvzip_decoding(trace, n, gate, b, steps, recent, **options), budgets + [0.4])
 
         heads = {False: weights("locret", draw_locret, False),
                  True: weights("locret-tanh", draw_locret, True, activation="tanh")}

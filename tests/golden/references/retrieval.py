@@ -305,7 +305,7 @@ class InfiniGen(System):
 
 
 class InfiniteKV(System):
-    """With exact records: codecs draw random axes or level tables that no paper fixes."""
+    """With exact records; records.py has codecs."""
 
     def __init__(self, layer, budget, hot=256, sinks=0, scope="per_layer", recall=256, cadence=1, search="exhaustive",
                  chunk=64, score="max", value="record", positions="true", tier="host"):
@@ -317,9 +317,10 @@ class InfiniteKV(System):
             self.recall = min(recall, budget - self.sinks - self.hot_count)
         self.scope, self.cadence, self.search, self.chunk = scope, cadence, search, chunk
         self.mode, self.value, self.positions, self.tier = score, value, positions, tier
+        self.record_keys = layer.k  # as a search reads them
         self.readers = [range(self.heads)] if scope == "per_layer" else [self.group(g) for g in range(self.kv_heads)]
         covered = self.kv_heads if scope == "per_layer" else 1
-        self.record = covered * (self.entry if value == "record" else self.entry // 2)
+        self.record = self.record_bytes(covered)
         self.copy = 0 if value == "record" else covered * self.entry // 2
         records = len(self.readers) * max(0, self.trace.prompt - self.hot_count - self.sinks)
         self.stored[0] = self.kv_heads * min(self.trace.prompt, self.hot_count + self.sinks) * self.entry
@@ -328,6 +329,10 @@ class InfiniteKV(System):
         if search == "chunked":
             chunks = -(-(self.trace.prompt - self.hot_count - self.sinks) // chunk)
             self.stored[1 if tier == "host" else 2] += chunks * self.kv_heads * self.width * WIDTH
+
+    def record_bytes(self, covered):
+        """Of a record of so many KV heads."""
+        return covered * (self.entry if self.value == "record" else self.entry // 2)
 
     def sets(self, row):
         seen = row + 1
@@ -359,7 +364,7 @@ class InfiniteKV(System):
         return (each.max(axis=0) if self.mode == "max" else each.mean(axis=0))[None]
 
     def search_records(self, readers, cold, row):
-        k = self.layer.k
+        k = self.record_keys
         scores = self.scores(readers, lambda g: k[g, cold], row)
         allowed = np.ones(scores.shape, dtype=bool)
         if self.search == "chunked":
@@ -378,8 +383,12 @@ class InfiniteKV(System):
             for h in (readers if len(scores) == 1 else [readers[choice]]):
                 self.recalled[h] = best
 
+    def own_keys(self, head, row):
+        """At their own positions."""
+        return super().keys(head, row)
+
     def keys(self, head, row):
-        keys = super().keys(head, row)
+        keys = self.own_keys(head, row)
         if self.positions == "true":
             return keys
         keys, recalled = keys.copy(), self.recalled[head]

@@ -1,4 +1,4 @@
-"""References of variants of EpiKV and SAGE-KV that seeds-b.md does not have, from docs/policies/NAME.md.
+"""References of variants of EpiKV, SAGE-KV and InfoKV that seeds-b.md does not have, from docs/policies/NAME.md.
 
     structure.py TRACES FOLDER     reads the traces in TRACES, writes references-structure.*.golden.h5 to FOLDER
 """
@@ -85,6 +85,39 @@ def sagekv(trace, name, budget, fill):
     return over_rows(trace, point, cut)
 
 
+def information(trace, top, shift, tau):
+    """E [L, T]; the first token's entropy is that of the second."""
+    entropy = trace.entropy if top == "all" else trace.entropy_top[:, (128, 256, 512).index(top)]
+    if shift:
+        entropy = np.concatenate([entropy[:1], entropy[:-1]])
+    return (1 - trace.cos_final + tau) * entropy
+
+
+def infokv(trace, name, budget, layers, window=64, kernel=9, alpha=0.9, tau=1, top=256, shift=1):
+    """layers=information: entries per head by the layers' sums over the prompt, rounded down."""
+    assert layers == "information"
+    n = trace.prompt
+    gains = information(trace, top, shift, tau)[:, :n]
+    wanted = gains.sum(axis=1) / gains.sum() * budget * len(gains)
+    counts = np.minimum(np.floor(wanted).astype(int), n)
+    assert counts.min() > window
+    point, kept, scores = Point(trace, name, budget), {}, {}
+    for layer, gain, count in zip(trace.layers, gains, counts):
+        shares = np.exp(gain - gain.max())
+        shares /= shares.sum()
+        for head in range(trace.heads):
+            received = np.mean([[np.pad(trace.attention(layer, row, h, np.arange(row + 1)), (0, n - 1 - row))[: n - window]
+                                 for row in range(n - window, n)]
+                                for h in range(head * trace.group, (head + 1) * trace.group)], axis=(0, 1))
+            pooled = np.convolve(received, np.ones(kernel) / kernel, mode="same")
+            score = np.full(n, np.nan)
+            score[: n - window] = alpha * pooled + (1 - alpha) * shares[: n - window]
+            kept[layer, head] = keep(point, score, np.arange(n), count, newest(n, window))
+            scores[layer, head] = score
+    point.prompt(kept, scores)
+    return point
+
+
 # system, parameters, budgets
 RUNS = [
     ("epikv", dict(score="band", recent=2), [195, 198]),
@@ -92,8 +125,11 @@ RUNS = [
     ("epikv", dict(variant="lag_kv", lag=16, recent=2), [197]),
     ("epikv", dict(variant="lag_key", lag=25, recent=1, budget_of="generated"), [4]),
     ("sagekv", dict(fill=True), [40, 97]),
+    ("infokv", dict(layers="information"), [91, 120]),
+    ("infokv", dict(layers="information", window=16, kernel=5, alpha=0.5, tau=0.5, top=128), [31, 100]),
+    ("infokv", dict(layers="information", window=4, kernel=1, alpha=0.2, tau=0.3, top="all", shift=0), [30, 77, 150]),
 ]
-SOURCES = {"epikv": "2606.26472", "sagekv": "2503.08879"}
+SOURCES = {"epikv": "2606.26472", "sagekv": "2503.08879", "infokv": "2606.26875"}
 
 
 def main(traces, folder):

@@ -21,7 +21,8 @@ class Trace:
             self.prompt, self.length = int(sequence.attrs["prompt_length"]), int(sequence.attrs["length"])
             self.positions = sequence["positions"][...].astype(np.float64)
             self.inv_freq = file["model/inv_freq"][...].astype(np.float64)
-            self.step_norm = sequence["step_norm"][...].astype(np.float64) if "step_norm" in sequence else None
+            for name in ("step_norm", "cos_final", "entropy", "entropy_top"):
+                setattr(self, name, sequence[name][...].astype(np.float64) if name in sequence else None)
             self.k, self.v, self.q, self.x, self.input_norm = {}, {}, {}, {}, {}
             for layer in self.layers:
                 tensors = sequence[f"layer_{layer:03}"]
@@ -47,9 +48,9 @@ class Trace:
             logits = self.softcap * np.tanh(logits / self.softcap)
         return softmax(logits)
 
-    def before_rope(self, vectors):
-        """Rotates [T, heads, d] back by the positions."""
-        angle = self.positions[:, None] * self.inv_freq
+    def turned(self, vectors, positions):
+        """Rotates [T, heads, d] by `positions`, one for all or one per row."""
+        angle = np.broadcast_to(positions, vectors.shape[:1])[:, None] * self.inv_freq
         cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
         half = self.rotary // 2
         if self.rope_layout == "half":
@@ -58,8 +59,14 @@ class Trace:
             first, second = 2 * np.arange(half), 2 * np.arange(half) + 1
         result = vectors.copy()
         a, b = vectors[..., first], vectors[..., second]
-        result[..., first] = (a * cos + b * sin) / self.rope_scaling
-        result[..., second] = (b * cos - a * sin) / self.rope_scaling
+        result[..., first] = a * cos - b * sin
+        result[..., second] = a * sin + b * cos
+        return result
+
+    def before_rope(self, vectors):
+        """Rotates [T, heads, d] back by the positions."""
+        result = self.turned(vectors, -self.positions)
+        result[..., : self.rotary] /= self.rope_scaling
         return result
 
     def attention_input(self, layer):
