@@ -63,8 +63,12 @@ void write_chunk(const hdf5::Node& dataset, std::size_t first, std::size_t rows,
   origin[0] = first;
   if (H5Dwrite_chunk(dataset.id(), H5P_DEFAULT, chunk.skipped_filters, origin.data(), chunk.bytes.size(),
                      chunk.bytes.data()) < 0) {
-    throw dataset.error(ErrorCode::io_failure, "a chunk cannot be written: is the disk full?");
+    throw chunk_not_written(dataset);
   }
+}
+
+Error chunk_not_written(const hdf5::Node& dataset) {
+  return dataset.error(ErrorCode::io_failure, "a chunk cannot be written: is the disk full?");
 }
 
 }  // namespace evictsim::traces

@@ -40,5 +40,7 @@ class ChunkEncoder {
 /// Writes one whole chunk that starts at row `first` of a chunked dataset, growing the dataset to `rows` rows when it
 /// has fewer. A Guard must be held.
 void write_chunk(const hdf5::Node& dataset, std::size_t first, std::size_t rows, const EncodedChunk& chunk);
+/// What write_chunk() throws when the disk refuses the bytes.
+Error chunk_not_written(const hdf5::Node& dataset);
 
 }  // namespace evictsim::traces

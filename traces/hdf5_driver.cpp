@@ -8,24 +8,64 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <map>
-#include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 namespace evictsim::traces::hdf5 {
-namespace {
 
 /// HDF5 sees the first member, which makes this a struct of C.
 struct OutputFile {
   H5FD_t common{};
   int descriptor = -1;
   haddr_t allocated = 0, end = 0;
-  bool failed = false;
+  std::atomic<bool> failed{false};
   std::map<haddr_t, std::vector<char>> kept;  ///< writes behind the failure
+  std::shared_ptr<BlockLedger> ledger;        ///< null: no checksums
+  std::atomic<std::size_t> unstarted{0};      ///< bytes that the disk may not have been told of
+
+  /// Puts bytes into the file, from any thread.
+  bool put(haddr_t address, std::span<const std::byte> bytes) {
+    for (std::size_t done = 0; done < bytes.size();) {
+      const ssize_t count =
+          ::pwrite(descriptor, bytes.data() + done, bytes.size() - done, static_cast<off_t>(address + done));
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) {
+        failed = true;
+        return false;
+      }
+      done += static_cast<std::size_t>(count);
+    }
+    start_writeback(bytes.size());
+    try {
+      if (ledger) ledger->wrote(address, bytes);
+    } catch (const std::exception&) {
+      // Blocks without a tag are read when the file is complete, and what is wrong shows then.
+    }
+    return true;
+  }
+
+  /// The disk works while the next chunks are made; otherwise all of it would wait for the fsync at the end. A hint:
+  /// what becomes of it does not matter.
+  void start_writeback([[maybe_unused]] std::size_t size) {
+#ifdef SYNC_FILE_RANGE_WRITE
+    constexpr std::size_t batch = std::size_t{8} << 20;
+    if (unstarted.fetch_add(size) + size < batch) return;
+    unstarted = 0;
+    static_cast<void>(::sync_file_range(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE));
+#endif
+  }
 };
+
+namespace {
+
+thread_local DeferredWrite* deferred_write = nullptr;
 
 OutputFile& of(H5FD_t* file) { return *reinterpret_cast<OutputFile*>(file); }
 const OutputFile& of(const H5FD_t* file) { return *reinterpret_cast<const OutputFile*>(file); }
@@ -72,8 +112,8 @@ herr_t set_allocated(H5FD_t* file, H5FD_mem_t, haddr_t address) {
 }
 haddr_t get_end(const H5FD_t* file, H5FD_mem_t) { return of(file).end; }
 
-herr_t get_descriptor(H5FD_t* file, hid_t, void** handle) {
-  *handle = &of(file).descriptor;
+herr_t get_file(H5FD_t* file, hid_t, void** handle) {
+  *handle = &of(file);
   return 0;
 }
 
@@ -97,25 +137,26 @@ herr_t read_file(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t address, std::size_t s
   return 0;
 }
 
-herr_t write_file(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t address, std::size_t size, const void* buffer) {
-  OutputFile& target = of(file);
-  const auto* source = static_cast<const char*>(buffer);
+bool write_bytes(OutputFile& target, haddr_t address, std::span<const std::byte> bytes) {
   if (target.failed) {
     // A later write to an address replaces the earlier one: metadata is written in whole pieces.
-    target.kept[address].assign(source, source + size);
-    return 0;
+    const auto* source = reinterpret_cast<const char*>(bytes.data());
+    target.kept[address].assign(source, source + bytes.size());
+    return true;
   }
-  for (std::size_t done = 0; done < size;) {
-    const ssize_t count = ::pwrite(target.descriptor, source + done, size - done, static_cast<off_t>(address + done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) {
-      target.failed = true;
-      return -1;
-    }
-    done += static_cast<std::size_t>(count);
+  if (target.ledger) target.ledger->forget(address, bytes.size());
+  if (!DeferredWrite::take(target, address, bytes) && !target.put(address, bytes)) return false;
+  target.end = std::max(target.end, address + bytes.size());
+  return true;
+}
+
+herr_t write_file(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t address, std::size_t size, const void* buffer) {
+  try {
+    return write_bytes(of(file), address, {static_cast<const std::byte*>(buffer), size}) ? 0 : -1;
+  } catch (const std::bad_alloc&) {  // nothing may be thrown through HDF5
+    of(file).failed = true;
+    return -1;
   }
-  target.end = std::max(target.end, address + size);
-  return 0;
 }
 
 herr_t flush_file(H5FD_t* file, hid_t, hbool_t closing) { return of(file).failed && !closing ? -1 : 0; }
@@ -146,7 +187,7 @@ const H5FD_class_t driver_class = {
     .get_eoa = get_allocated,
     .set_eoa = set_allocated,
     .get_eof = get_end,
-    .get_handle = get_descriptor,
+    .get_handle = get_file,
     .read = read_file,
     .write = write_file,
     .flush = flush_file,
@@ -160,5 +201,32 @@ hid_t output_driver() {
   static const hid_t driver = H5FDregister(&driver_class);
   return driver;
 }
+
+std::shared_ptr<BlockLedger> keep_checksums(const Node& file) {
+  void* handle = nullptr;
+  if (H5Fget_vfd_handle(file.id(), H5P_DEFAULT, &handle) < 0) {
+    throw file.error(ErrorCode::io_failure, "is no file of the driver that keeps checksums");
+  }
+  auto& output = *static_cast<OutputFile*>(handle);
+  if (!output.ledger) output.ledger = std::make_shared<BlockLedger>();
+  return output.ledger;
+}
+
+DeferredWrite::DeferredWrite(std::span<const std::byte> bytes) : bytes_(bytes) { deferred_write = this; }
+
+DeferredWrite::~DeferredWrite() { deferred_write = nullptr; }
+
+bool DeferredWrite::take(OutputFile& file, std::uint64_t address, std::span<const std::byte> bytes) {
+  DeferredWrite* const wanted = deferred_write;
+  if (wanted == nullptr || wanted->file_ != nullptr || bytes.data() != wanted->bytes_.data() ||
+      bytes.size() != wanted->bytes_.size()) {
+    return false;
+  }
+  wanted->file_ = &file;
+  wanted->address_ = address;
+  return true;
+}
+
+bool DeferredWrite::perform() { return file_ == nullptr || file_->put(address_, bytes_); }
 
 }  // namespace evictsim::traces::hdf5

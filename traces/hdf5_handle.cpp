@@ -111,6 +111,20 @@ void Node::require_hard_link(const std::string& name) const {
   }
 }
 
+std::optional<ExternalLink> Node::external_link(const std::string& name) const {
+  H5L_info_t info{};
+  if (H5Lget_info(id(), name.c_str(), &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_EXTERNAL) return std::nullopt;
+  std::vector<char> value(info.u.val_size);
+  unsigned flags = 0;
+  const char* file = nullptr;
+  const char* object = nullptr;
+  if (H5Lget_val(id(), name.c_str(), value.data(), value.size(), H5P_DEFAULT) < 0 ||
+      H5Lunpack_elink_val(value.data(), value.size(), &flags, &file, &object) < 0) {
+    throw Error(ErrorCode::not_a_trace, "the link is damaged", {.file = file_, .dataset = child_path(name)});
+  }
+  return ExternalLink{file, object};
+}
+
 bool Node::has_group(const std::string& name) const {
   H5O_info_t info{};
   return has(name) && H5Oget_info_by_name(id(), name.c_str(), &info, H5P_DEFAULT) >= 0 && info.type == H5O_TYPE_GROUP;

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -63,13 +64,20 @@ class Handle {
 Handle tensor_type(TensorType type);
 std::size_t element_size(TensorType type);
 
+/// Where a link leads that leaves its file.
+struct ExternalLink {
+  std::string file;    ///< as it is written in the link
+  std::string object;  ///< path in that file
+};
+
 /// A group or dataset of an open file, with its name for messages. Every member expects a Guard to be held.
 class Node {
  public:
   /// Opens a file for reading. Throws not_a_trace for anything that HDF5 refuses.
   static Node open_file(const std::string& path, std::uint64_t file_size);
-  /// Creates a file, replacing one of that name. `shown` is the name used in messages.
-  static Node create_file(const std::string& path, const std::string& shown);
+  /// Creates a file, replacing one of that name. `shown` is the name used in messages. What is at least `alignment`
+  /// bytes large begins at a multiple of it.
+  static Node create_file(const std::string& path, const std::string& shown, std::size_t alignment = 1);
 
   Node() = default;
   [[nodiscard]] hid_t id() const { return handle_.get(); }
@@ -88,6 +96,9 @@ class Node {
   [[nodiscard]] Node group(const std::string& name) const;
   [[nodiscard]] Node dataset(const std::string& name) const;
   [[nodiscard]] Node create_group(const std::string& name) const;
+  /// Where a child is a link to another file: where to. Links are never followed by the members above.
+  [[nodiscard]] std::optional<ExternalLink> external_link(const std::string& name) const;
+  void link(const std::string& name, const ExternalLink& target) const;
   /// Unlinks a child and what is below it; none of it may be open.
   void remove(const std::string& name) const;
   /// Creates a dataset of `shape`; with `chunk` not empty the first axis can grow. `compress`: shuffle + deflate 1.

@@ -18,12 +18,17 @@ std::vector<hsize_t> extents_of(const std::vector<std::size_t>& shape) { return 
 
 }  // namespace
 
-Node Node::create_file(const std::string& path, const std::string& shown) {
+Node Node::create_file(const std::string& path, const std::string& shown, std::size_t alignment) {
   const Handle access(H5Pcreate(H5P_FILE_ACCESS));
   H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
   // The 1.10 layout has checksums on all metadata, so that damage is noticed when a file is opened.
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110);
   H5Pset_driver(access.get(), output_driver(), nullptr);
+  if (alignment > 1) {
+    H5Pset_alignment(access.get(), alignment, alignment);
+    // Metadata in pieces of that size too, or each small one between two chunks would leave a gap behind it.
+    H5Pset_meta_block_size(access.get(), alignment);
+  }
   const Handle creation = timeless(H5P_FILE_CREATE);
   Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()));
   if (!file.valid()) throw Error(ErrorCode::io_failure, "cannot create the file", {.file = shown});
@@ -38,6 +43,14 @@ Node Node::create_group(const std::string& name) const {
     throw Error(ErrorCode::io_failure, "cannot create the group", {.file = file_, .dataset = child_path(name)});
   }
   return {std::move(handle), file_, child_path(name), file_size_};
+}
+
+void Node::link(const std::string& name, const ExternalLink& target) const {
+  if (H5Lcreate_external(target.file.c_str(), target.object.c_str(), id(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT) <
+      0) {
+    throw Error(ErrorCode::io_failure, "cannot be linked to " + target.file,
+                {.file = file_, .dataset = child_path(name)});
+  }
 }
 
 void Node::remove(const std::string& name) const {

@@ -7,6 +7,7 @@
 
 #include "traces/file_system.h"
 #include "traces/isolation.h"
+#include "traces/model_record.h"
 #include "traces/stored_rows.h"
 #include "traces/trace_file.h"
 
@@ -96,28 +97,11 @@ bool load_attributes(const Node& root, Header& header, const Report& report) {
     if (root.has_attribute("capture_overhead")) header.capture_overhead = root.real_attribute("capture_overhead");
   });
   required([&] {
-    const std::set<std::string> known = {"format",
-                                         "format_version",
-                                         "model",
-                                         "engine",
-                                         "engine_version",
-                                         "created",
-                                         "num_layers",
-                                         "num_query_heads",
-                                         "num_kv_heads",
-                                         "head_dim",
-                                         "hidden_size",
-                                         "vocab_size",
-                                         "rope_theta",
-                                         "attention_scale",
-                                         "logit_softcap",
-                                         "rope_layout",
-                                         "rope_attention_scaling",
-                                         "rotary_dim",
-                                         "norm_epsilon",
-                                         "norm_kind",
-                                         "dropped_rows",
-                                         "capture_overhead"};
+    const std::set<std::string> known = {
+        "format",     "format_version", "format_minor",    "model",         "engine",          "engine_version",
+        "created",    "num_layers",     "num_query_heads", "num_kv_heads",  "head_dim",        "hidden_size",
+        "vocab_size", "rope_theta",     "attention_scale", "logit_softcap", "rope_layout",     "rope_attention_scaling",
+        "rotary_dim", "norm_epsilon",   "norm_kind",       "dropped_rows",  "capture_overhead"};
     for (const std::string& name : root.attribute_names()) {
       if (known.contains(name)) continue;
       if (std::string text = root.attribute_as_text(name); !text.empty()) header.extra[name] = std::move(text);
@@ -163,7 +147,7 @@ void check_float(const Node& parent, const char* name, const std::vector<std::si
   static_cast<void>(dataset.tensor_type());
 }
 
-void load_model(const Node& model, Header& header, const Report& report) {
+void load_model(const Node& model, const Node& weights, Header& header, const Report& report) {
   const std::size_t layers = header.layers.size();
   attempt(report, [&] {
     const auto pairs = static_cast<std::size_t>(header.rotated()) / 2;
@@ -185,17 +169,17 @@ void load_model(const Node& model, Header& header, const Report& report) {
   });
   const auto width = static_cast<std::size_t>(header.hidden_size);
   attempt(report, [&] {
-    if (model.has("unembedding")) {
-      check_float(model, "unembedding", {static_cast<std::size_t>(header.vocab_size), width}, "[vocab, D]");
+    if (weights.has("unembedding")) {
+      check_float(weights, "unembedding", {static_cast<std::size_t>(header.vocab_size), width}, "[vocab, D]");
     }
   });
   attempt(report, [&] {
-    if (model.has("final_norm")) check_float(model, "final_norm", {width}, "[D]");
+    if (weights.has("final_norm")) check_float(weights, "final_norm", {width}, "[D]");
   });
   for (const int layer : header.layers) {
     attempt(report, [&] {
-      if (!model.has(layer_name(layer))) return;
-      const Node group = model.group(layer_name(layer));
+      if (!weights.has(layer_name(layer))) return;
+      const Node group = weights.group(layer_name(layer));
       for (const LayerWeight weight : all_layer_weights) {
         attempt(report, [&] {
           if (!group.has(to_string(weight))) return;
@@ -281,7 +265,8 @@ bool load_header(TraceFile& trace, const Report& report) {
     Header geometry_only = header;
     geometry_only.inv_freq.assign(static_cast<std::size_t>(std::max(header.rotated(), 0)) / 2, 0.0);
     require_valid(geometry_only, file);
-    load_model(model, header, report);
+    trace.weights = open_weights(trace.root, trace.path);
+    load_model(model, trace.weights, header, report);
   });
 }
 

@@ -102,8 +102,8 @@ std::optional<Tensor> Reader::read_channel(std::size_t sequence, Channel channel
 bool Reader::has_weight(int layer, LayerWeight weight) const {
   static_cast<void>(impl_->trace.layer_index(layer));
   const Guard guard;
-  const Node model = impl_->trace.root.group("model");
-  return model.has(layer_name(layer)) && model.group(layer_name(layer)).has(to_string(weight));
+  const Node& weights = impl_->trace.weights;
+  return weights.has(layer_name(layer)) && weights.group(layer_name(layer)).has(to_string(weight));
 }
 
 std::optional<Tensor> Reader::read_weight(int layer, LayerWeight weight) const {
@@ -111,14 +111,14 @@ std::optional<Tensor> Reader::read_weight(int layer, LayerWeight weight) const {
   Node dataset;
   {
     const Guard guard;
-    dataset = impl_->trace.root.group("model").group(layer_name(layer)).dataset(to_string(weight));
+    dataset = impl_->trace.weights.group(layer_name(layer)).dataset(to_string(weight));
   }
   return read_tensor(dataset);
 }
 
 bool Reader::has_model_tensor(ModelTensor tensor) const {
   const Guard guard;
-  return impl_->trace.root.group("model").has(to_string(tensor));
+  return impl_->trace.weights.has(to_string(tensor));
 }
 
 std::optional<Tensor> Reader::read_model_tensor(ModelTensor tensor) const {
@@ -126,7 +126,7 @@ std::optional<Tensor> Reader::read_model_tensor(ModelTensor tensor) const {
   Node dataset;
   {
     const Guard guard;
-    dataset = impl_->trace.root.group("model").dataset(to_string(tensor));
+    dataset = impl_->trace.weights.dataset(to_string(tensor));
   }
   return read_tensor(dataset);
 }

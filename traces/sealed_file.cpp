@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "traces/file_system.h"
+#include "traces/hdf5_driver.h"
 
 namespace evictsim::traces {
 namespace {
@@ -24,7 +25,7 @@ std::filesystem::path directory_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-SealedFile::SealedFile(std::filesystem::path path) : path_(std::move(path)) {
+SealedFile::SealedFile(std::filesystem::path path, std::size_t alignment) : path_(std::move(path)) {
   require_replaceable(path_);
   const std::filesystem::path temporary = temporary_beside(path_);
   // Created here first, because the operating system says why it refuses and HDF5 does not.
@@ -35,7 +36,7 @@ SealedFile::SealedFile(std::filesystem::path path) : path_(std::move(path)) {
   }
   temporary_ = temporary;
   const hdf5::Guard guard;
-  root_ = hdf5::Node::create_file(temporary_.string(), path_.string());
+  root_ = hdf5::Node::create_file(temporary_.string(), path_.string(), alignment);
 }
 
 SealedFile::~SealedFile() {
@@ -44,7 +45,24 @@ SealedFile::~SealedFile() {
   if (!sealed_) std::filesystem::remove(temporary_, ignored);
 }
 
+void SealedFile::keep_checksum() {
+  const hdf5::Guard guard;
+  ledger_ = hdf5::keep_checksums(root_);
+}
+
 void SealedFile::seal() {
+  complete();
+  put_in_place();
+}
+
+void SealedFile::seal_as(const std::function<std::string(const std::string& checksum)>& name) {
+  complete();
+  path_.replace_filename(name(checksum_));
+  require_replaceable(path_);
+  put_in_place();
+}
+
+void SealedFile::complete() {
   {
     const hdf5::Guard guard;
     if (H5Fflush(root_.id(), H5F_SCOPE_LOCAL) < 0) {
@@ -52,7 +70,11 @@ void SealedFile::seal() {
     }
     root_.close();
   }
+  if (ledger_) checksum_ = ledger_->checksum(temporary_);
   sync_to_disk(temporary_);
+}
+
+void SealedFile::put_in_place() {
   std::error_code failure;
   std::filesystem::rename(temporary_, path_, failure);
   if (failure) throw system_error(failure.value(), path_, "put the sealed trace in place");

@@ -183,16 +183,16 @@ class Slicer {
   }
 
   void copy_model(const Node& target) const {
-    const Node model = input_.root.group("model");
+    const Node& weights = input_.weights;
     const auto width = static_cast<std::size_t>(header_.hidden_size);
     const auto head_width = static_cast<std::size_t>(header_.head_dim);
-    if (model.has("unembedding")) {
-      copy(model, target, "unembedding", range(0, static_cast<std::size_t>(header_.vocab_size)), {0}, 1, {width});
+    if (weights.has("unembedding")) {
+      copy(weights, target, "unembedding", range(0, static_cast<std::size_t>(header_.vocab_size)), {0}, 1, {width});
     }
-    if (model.has("final_norm")) copy(model, target, "final_norm", range(0, width), {0}, 1, {});
+    if (weights.has("final_norm")) copy(weights, target, "final_norm", range(0, width), {0}, 1, {});
     for (const int layer : header_.layers) {
-      if (!model.has(layer_name(layer))) continue;
-      const Node source = model.group(layer_name(layer));
+      if (!weights.has(layer_name(layer))) continue;
+      const Node source = weights.group(layer_name(layer));
       const Node group = target.create_group(layer_name(layer));
       if (source.has("w_o")) {
         copy(source, group, "w_o", range(0, width), query_heads_,
@@ -377,7 +377,7 @@ class Slicer {
 std::filesystem::path single_trace(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored)) return path;
-  const std::vector<Shard> shards = read_manifest(path);
+  const std::vector<Shard> shards = read_shards(path).shards;
   if (shards.size() > 1) {
     throw Error(
         ErrorCode::invalid_argument,
@@ -385,8 +385,7 @@ std::filesystem::path single_trace(const std::filesystem::path& path) {
                     shards.size(), (path / shards.front().name).string()),
         {.file = path.string()});
   }
-  check_shard(path, shards.front());
-  return path / shards.front().name;
+  return trace_files(path).front();
 }
 
 }  // namespace

@@ -65,6 +65,7 @@ struct SequenceEntry {
 struct TraceFile {
   std::filesystem::path path;
   hdf5::Node root;
+  hdf5::Node weights;  ///< where layer_XXX, unembedding and final_norm lie: /model, or a model record
   Header header;
   std::vector<SequenceInfo> sequences;
   std::vector<SequenceEntry> entries;

@@ -65,9 +65,9 @@ class Verifier {
     Node dataset;
     {
       const Guard guard;
-      const Node model = trace_.root.group("model");
-      if (!model.has(layer_name(layer)) || !model.group(layer_name(layer)).has("w_o")) return;
-      dataset = model.group(layer_name(layer)).dataset("w_o");
+      const Node& weights = trace_.weights;
+      if (!weights.has(layer_name(layer)) || !weights.group(layer_name(layer)).has("w_o")) return;
+      dataset = weights.group(layer_name(layer)).dataset("w_o");
       dataset.require_shape(weight_shape(LayerWeight::w_o, trace_.header), "[D, Hq*d]");
     }
     w_o_ = read_tensor(dataset);
@@ -182,7 +182,9 @@ std::vector<Fault> verify(const std::filesystem::path& path, const VerifyOptions
     return faults;
   }
   attempt(report, [&] {
-    for (const Shard& shard : read_manifest(path)) {
+    const Manifest manifest = read_shards(path);
+    for (const Shard& record : manifest.model_records) attempt(report, [&] { check_shard(path, record); });
+    for (const Shard& shard : manifest.shards) {
       if (attempt(report, [&] { check_shard(path, shard); })) verify_file(path / shard.name, options, report);
     }
   });

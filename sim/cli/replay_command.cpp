@@ -4,10 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <charconv>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <limits>
@@ -20,9 +18,11 @@
 #include "policies/policy.h"
 #include "sim/cli/plugin_option.h"
 #include "sim/cli/replay_outputs.h"
+#include "sim/cli/shell_line.h"
 #include "sim/replay/replay.h"
 #include "traces/error.h"
 #include "traces/reader.h"
+#include "traces/stop_on_signal.h"
 
 namespace evictsim {
 namespace {
@@ -55,33 +55,6 @@ struct Arguments {
   std::uint64_t seed = 0;
   int useful_entries = 32;
   bool quiet = false;
-};
-
-std::atomic<bool> stop_requested = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "the signal handler may touch nothing else");
-
-void request_stop(int /*signal*/) { stop_requested = true; }
-
-/// While alive, the first SIGINT or SIGTERM asks for a stop; a second one ends the process as usual.
-class StopOnSignal {
- public:
-  StopOnSignal() {
-    struct sigaction action {};
-    action.sa_handler = request_stop;
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    sigaction(SIGINT, &action, &interrupt_);
-    sigaction(SIGTERM, &action, &terminate_);
-  }
-  ~StopOnSignal() {
-    sigaction(SIGINT, &interrupt_, nullptr);
-    sigaction(SIGTERM, &terminate_, nullptr);
-  }
-  StopOnSignal(const StopOnSignal&) = delete;
-  StopOnSignal& operator=(const StopOnSignal&) = delete;
-
- private:
-  struct sigaction interrupt_ {
-  }, terminate_{};
 };
 
 /// The elements of comma-separated lists.
@@ -171,22 +144,6 @@ void warn_of_fixed_budgets(const std::vector<policies::Policy>& policies, const 
   }
 }
 
-/// `argument` as a shell would need it.
-std::string quoted(const std::string& argument) {
-  constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
-  if (!argument.empty() && argument.find_first_not_of(plain) == std::string::npos) return argument;
-  std::string text = "'";
-  for (const char character : argument) text += character == '\'' ? std::string("'\\''") : std::string(1, character);
-  return text + "'";
-}
-
-/// `words` as one line that a shell would take apart into them again.
-std::string shell_line(const std::vector<std::string>& words) {
-  std::string line;
-  for (const std::string& word : words) line += (line.empty() ? "" : " ") + quoted(word);
-  return line;
-}
-
 /// The command line without what the dump's content does not depend on: threads, and names of outputs.
 std::string dump_command_line_of(const Arguments& arguments) {
   std::vector<std::string> words = {"evictsim", "replay"};
@@ -223,8 +180,8 @@ void print_results(const ReplayOutputs& outputs, bool quiet) {
 bool replay_into(ReplayOutputs& outputs, const std::vector<traces::Reader>& readers, const sim::ReplayPlan& plan,
                  const sim::ReplayOptions& options) {
   try {
-    const StopOnSignal signals;
-    sim::replay(readers, plan, options, outputs.observer(), stop_requested);
+    const traces::StopOnSignal signals;
+    sim::replay(readers, plan, options, outputs.observer(), traces::StopOnSignal::requested());
   } catch (const Error& problem) {
     if (problem.code() == ErrorCode::interrupted || !outputs.rows().empty()) outputs.seal(false);
     if (problem.code() == ErrorCode::interrupted) return false;

@@ -7,10 +7,11 @@
 #include <numeric>
 
 #include "traces/capture/attention_check.h"
-#include "traces/capture/side_channels.h"
+#include "traces/capture/host_tensor.h"
+#include "traces/capture/sink/sink.h"
+#include "traces/capture/sink_recorder.h"
 #include "traces/capture/spans.h"
 #include "traces/capture/token_statistics.h"
-#include "traces/capture/trace_recorder.h"
 #include "traces/error.h"
 #include "traces/reader.h"
 
@@ -23,12 +24,10 @@ using namespace traces::capture;  // NOLINT(google-build-using-namespace)
 std::filesystem::path scratch(const std::string& name) { return std::filesystem::path(EVICTSIM_TEST_SCRATCH) / name; }
 
 // One layer, two query heads on one KV head of width 2, three tokens, hidden size 2.
-Recording small_recording() {
-  Recording recording;
-  Header& header = recording.header;
+Header small_header() {
+  Header header;
   header.model = "by hand";
   header.engine = header.engine_version = "none";
-  header.created = "2024-01-01T00:00:00Z";
   header.num_layers = header.num_kv_heads = 1;
   header.num_query_heads = header.head_dim = header.hidden_size = 2;
   header.vocab_size = 4;
@@ -36,12 +35,7 @@ Recording small_recording() {
   header.rope_theta = 10000;
   header.layers = {0};
   header.inv_freq = {1.0};
-  recording.sequence.prompt_length = 2;
-  recording.sequence.length = 3;
-  recording.sequence.positions = {0, 1, 2};
-  recording.token_ids = {3, 1, 2};
-  recording.writer.tensor_type = TensorType::float32;
-  return recording;
+  return header;
 }
 
 const std::vector<float> small_logits = {0, 1, 2, 3, 1, 1, 1, 1, 0, 0, 5, 0};
@@ -57,6 +51,24 @@ StepRows small_step() {
   step.residual = {{3, 4, 0, 2, 1, 0}, {0, 1, 3, 5, 6, 9}};
   step.logits = small_logits;
   return step;
+}
+
+// One sequence of that step into one file, through the sink.
+void record_small(const std::string& name, const StepRows& step, TensorType type = TensorType::float32,
+                  const std::vector<float>& w_o = {}) {
+  std::filesystem::remove(scratch(name));
+  CaptureOptions options;
+  options.channels.fill(true);
+  options.type = type;
+  options.single_file = true;
+  Sink sink(scratch(name), options);
+  sink.set_model(small_header());
+  if (!w_o.empty()) sink.add_weight(HostTensor(w_o, {2, 4}).get(), EVICTSIM_CAPTURE_W_O, 0);
+  SinkRecorder recorder(sink, "small", small_header(), 2);
+  const std::vector<std::int32_t> tokens = {3, 1, 2};
+  recorder.add(step, tokens);
+  sink.finish_request("small");
+  sink.close();
 }
 
 }  // namespace
@@ -110,28 +122,24 @@ TEST_CASE("spans are found by snippet or range and refused with a reason") {
 }
 
 TEST_CASE("rows of q are chosen by rule") {
-  const QueryRows all = parse_query_rows("all");
-  CHECK(all.keeps(0, 0, 100));
-  QueryRows window = parse_query_rows("window:10+decode");
-  CHECK_FALSE(window.keeps(0, 89, 100));
-  CHECK(window.keeps(0, 90, 100));
-  CHECK(window.keeps(0, 100, 100));
-  window.full_layers = {4};
-  CHECK(window.keeps(4, 0, 100));
-  const QueryRows decode_only = parse_query_rows("window:0+decode");
-  CHECK_FALSE(decode_only.keeps(0, 99, 100));
-  for (const char* wrong : {"", "none", "window:+decode", "window:-1+decode", "window:6", "window:6x+decode"}) {
+  const auto parse = [](const std::string& text) { return parse_query_sample("q-rows", text); };
+  CHECK(parse("all").keeps(0, 100));
+  CHECK_FALSE(parse("none").keeps(100, 100));
+  const QuerySample window = parse("window:10+decode");
+  CHECK_FALSE(window.keeps(89, 100));
+  CHECK(window.keeps(90, 100));
+  CHECK(window.keeps(100, 100));
+  CHECK_FALSE(parse("window:0+decode").keeps(99, 100));
+  CHECK_FALSE(parse("window:6").keeps(100, 100));
+  CHECK(parse("stride:8+window:1").keeps(16, 100));
+  for (const char* wrong : {"", "window:+decode", "window:-1+decode", "stride:0", "window:6x+decode"}) {
     INFO(wrong);
-    CHECK_THROWS_AS(parse_query_rows(wrong), Error);
+    CHECK_THROWS_WITH(parse(wrong), Catch::Contains("q-rows") && Catch::Contains("window:N"));
   }
 }
 
 TEST_CASE("side channels follow their definitions") {
-  {
-    TraceRecorder recorder(scratch("channels.h5"), small_recording());
-    recorder.add(small_step());
-    recorder.finish();
-  }
+  record_small("channels.h5", small_step());
   const Reader reader(scratch("channels.h5"));
   const auto channel = [&](Channel name) { return reader.read_channel(0, name).value().data; };
   CHECK(channel(Channel::token_ids) == std::vector<float>{3, 1, 2});
@@ -150,11 +158,9 @@ TEST_CASE("side channels follow their definitions") {
 }
 
 TEST_CASE("without the stream behind attention its channel is left out") {
-  Recording recording = small_recording();
-  recording.after_attention = false;
-  TraceRecorder recorder(scratch("no_cosine.h5"), std::move(recording));
-  recorder.add(small_step());
-  recorder.finish();
+  StepRows step = small_step();
+  step.layers[0].after_attention.clear();
+  record_small("no_cosine.h5", step);
   const Reader reader(scratch("no_cosine.h5"));
   CHECK_FALSE(reader.has_channel(0, Channel::cos_attention));
   CHECK(reader.has_channel(0, Channel::cos_final));
@@ -162,17 +168,18 @@ TEST_CASE("without the stream behind attention its channel is left out") {
 
 TEST_CASE("values that cannot be stored stop the recording and leave no file") {
   const auto record = [](TensorType type, float value) {
-    Recording recording = small_recording();
-    recording.writer.tensor_type = type;
-    TraceRecorder recorder(scratch("unstorable.h5"), std::move(recording));
     StepRows step = small_step();
     step.layers[0].key[3] = value;
-    recorder.add(step);
+    record_small("unstorable.h5", step, type);
   };
-  CHECK_THROWS_WITH(record(TensorType::float16, 70000.0F), Catch::Contains("bf16"));
+  CHECK_THROWS_WITH(record(TensorType::float16, 70000.0F), Catch::Contains("beyond float16"));
   CHECK_THROWS_WITH(record(TensorType::float32, std::nanf("")), Catch::Contains("NaN"));
-  CHECK_NOTHROW(record(TensorType::bfloat16, 70000.0F));
   CHECK_FALSE(std::filesystem::exists(scratch("unstorable.h5")));
+  CHECK_NOTHROW(record(TensorType::bfloat16, 70000.0F));
+  CHECK(std::filesystem::exists(scratch("unstorable.h5")));
+  const std::filesystem::directory_iterator files(EVICTSIM_TEST_SCRATCH);
+  CHECK(
+      std::none_of(begin(files), end(files), [](const auto& entry) { return entry.path().extension() == ".partial"; }));
 }
 
 TEST_CASE("the attention check accepts right rows and sees wrong ones") {
@@ -181,16 +188,13 @@ TEST_CASE("the attention check accepts right rows and sees wrong ones") {
   const double e = std::exp(1.0), e2 = std::exp(2.0);
   const double head_0 = (1 * 1 + 3 * e2 + 5 * e2) / (1 + 2 * e2), head_1 = (1 * e + 3 * 1 + 5 * e) / (1 + 2 * e);
   const auto largest_error = [&](double first, double second, float key) {
-    TraceRecorder recorder(scratch("check.h5"), small_recording());
-    recorder.add_weight(0, LayerWeight::w_o, w_o);
     StepRows step = small_step();
     step.layers[0].key[4] = key;
     step.layers[0].attention_output = {0, 0, 0, 0, static_cast<float>(first), static_cast<float>(second)};
     AttentionCheck check({0}, {2}, 2);
     check.add(step);
-    recorder.add(step);
-    recorder.finish();
-    const AttentionCheckResult result = check.compare(scratch("check.h5"));
+    record_small("check.h5", step, TensorType::float32, w_o);
+    const AttentionCheckResult result = check.compare(Reader(scratch("check.h5")));
     CHECK(result.compared == 1);
     return result.largest;
   };

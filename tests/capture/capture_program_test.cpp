@@ -10,6 +10,7 @@
 #include "tests/capture/capture_program.h"
 #include "tests/capture/tiny_model.h"
 #include "traces/reader.h"
+#include "traces/verify.h"
 
 namespace evictsim::tests {
 namespace {
@@ -22,6 +23,12 @@ void prepare() {
   std::ofstream("answer.txt") << "silver";
   std::ofstream("ids.txt") << "5 6 7\n8\n";
   std::ofstream("words.txt") << "5 six";
+  std::ofstream("prompts.jsonl") << R"({"prompt": "Thereisasilverheron", "id": "heron", "spans": ["evidence=silver"]})"
+                                 << "\n\n"
+                                 << R"({"prompt": "too much", "decode": 500})"
+                                 << "\n"
+                                 << R"({"prompt_tokens": [5, 6, 7], "task": "ids"})"
+                                 << "\n";
 }
 
 }  // namespace
@@ -70,6 +77,35 @@ TEST_CASE("run records a second pass and documents alone when asked") {
   CHECK(reader.header().extra.at("capture_packet_header") == "AB");
 }
 
+TEST_CASE("many prompts become shards, and a second run goes on") {
+  prepare();
+  fs::remove_all("batch");
+  const std::string arguments = "run --model tiny.gguf --prompts prompts.jsonl --decode 4 --ignore-end -o batch/";
+  const Outcome outcome = run_capture(arguments);
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK_THAT(outcome.output, Catch::Contains("heron: 19 prompt + 4 decode tokens") &&
+                                 Catch::Contains("prompts.jsonl line 3, line-000003: ") &&
+                                 Catch::Contains("context of 256") &&
+                                 Catch::Contains("2 recorded, 0 skipped, 1 failed; 1 new shard") &&
+                                 Catch::Contains("largest relative error"));
+  CHECK(traces::verify("batch").empty());
+  const std::vector<traces::Reader> readers = traces::open_traces({"batch"});
+  REQUIRE(readers.size() == 1);
+  REQUIRE(readers[0].sequences().size() == 2);
+  CHECK(readers[0].sequences()[0].spans.at("evidence") == std::vector<traces::Span>{{8, 14}});
+  CHECK(readers[0].sequences()[1].request_id == "line-000004");
+  CHECK(readers[0].sequences()[1].task == "ids");
+  const Outcome again = run_capture(arguments);
+  CHECK(again.status == 1);
+  CHECK_THAT(again.output, Catch::Contains("heron: recorded before, skipped") &&
+                               Catch::Contains("0 recorded, 2 skipped, 1 failed; 0 new shards"));
+  const Outcome one = run_capture("run --model tiny.gguf --prompt prompt.txt --id more --decode 2 -o batch");
+  INFO(one.output);
+  CHECK(one.status == 0);
+  CHECK(traces::open_traces({"batch"}).size() == 2);
+}
+
 TEST_CASE("token ids stand in for text") {
   prepare();
   REQUIRE(run_capture("run --model tiny.gguf --prompt-tokens ids.txt --continuation-tokens ids.txt -o ids.h5").status ==
@@ -88,7 +124,12 @@ TEST_CASE("mistakes get one line and exit status 1") {
        {"--model tiny.gguf --prompt-tokens words.txt", "six"},
        {"--model tiny.gguf --prompt prompt.txt --layers 0,9", "layers 0 to 2"},
        {"--model tiny.gguf --prompt prompt.txt --layers 0,x", "numbers with commas"},
-       {"--model tiny.gguf --prompt prompt.txt --q-rows some", "window:N+decode"},
+       {"--model tiny.gguf --prompt prompt.txt --q-rows some", "window:64+decode"},
+       {"--model tiny.gguf --prompt prompt.txt --gpu-layers all", "finds no GPU"},
+       {"--model tiny.gguf --prompt prompt.txt --gpu-layers few", "gpu-layers"},
+       {"--model tiny.gguf --prompts absent.jsonl -o batch", "absent.jsonl"},
+       {"--model tiny.gguf --prompts prompt.txt -o batch", "prompt.txt: line 1: must be one JSON object"},
+       {"--model tiny.gguf --prompts prompts.jsonl", "directory of shards"},
        {"--model tiny.gguf --prompt prompt.txt --span proof=heron", "evidence"},
        {"--model tiny.gguf --prompt prompt.txt --span evidence=elephant", "elephant"},
        {"--model tiny.gguf --prompt prompt.txt --span evidence=is", "more than once"},
@@ -97,7 +138,8 @@ TEST_CASE("mistakes get one line and exit status 1") {
        {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3", "FIRST:END"},
        {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3:99", "0:38"},
        {"--model tiny.gguf --prompt prompt.txt --tolerance 1e-12", "more than 1e-12"}}));
-  const Outcome outcome = run_capture("run " + arguments + " -o failed.h5");
+  const std::string output = arguments.find("-o") == std::string::npos ? " -o failed.h5" : "";
+  const Outcome outcome = run_capture("run " + arguments + output);
   INFO(outcome.output);
   CHECK(outcome.status == 1);
   CHECK_THAT(outcome.output, Catch::Contains(reason) && Catch::StartsWith("evictsim-capture: "));
@@ -113,6 +155,8 @@ TEST_CASE("wrong usage exits with status 2, help with 0") {
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --decode 3 --continuation answer.txt -o a.h5").status ==
         2);
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --dtype f8 -o a.h5").status == 2);
+  CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --prompts prompts.jsonl -o a").status == 2);
+  CHECK(run_capture("run --model tiny.gguf --prompts prompts.jsonl --span evidence=a -o a").status == 2);
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --repeat-tail 3 -o a.h5").status == 2);
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --packet-header A -o a.h5").status == 2);
   const Outcome help = run_capture("run --help");

@@ -49,6 +49,8 @@ TEST_CASE("a captured trace gives back the engine's own attention") {
   CHECK(header.extra.at("capture_model_file") == "tiny.gguf");
   CHECK(header.extra.at("capture_model_name") == "tiny random model");
   CHECK(header.extra.at("capture_decoding") == "greedy");
+  CHECK(header.extra.at("capture_gpu_layers") == "0");
+  CHECK(header.dropped_rows == 0);
   const SequenceInfo& sequence = reader.sequences().at(0);
   std::vector<std::int32_t> counted(static_cast<std::size_t>(report.length));
   std::iota(counted.begin(), counted.end(), 0);
@@ -143,8 +145,8 @@ TEST_CASE("query rows are kept as asked, layer by layer") {
   plan.engine.ubatch = 8;
   LlamaCapture(plan).run(scratch("every_query.h5"));
   const LayerTensors every = Reader(scratch("every_query.h5")).read_layer(0, 0);
-  plan.record.query_rows = parse_query_rows("window:12+decode");
-  plan.record.query_rows.full_layers = {1};
+  plan.record.queries = parse_query_sample("q-rows", "window:12+decode");
+  plan.record.full_query_layers = {1};
   const CaptureReport report = LlamaCapture(plan).run(scratch("window.h5"));
   CHECK(verify(scratch("window.h5")).empty());
   const Reader reader(scratch("window.h5"));
@@ -256,10 +258,14 @@ TEST_CASE("what cannot be captured is refused with its reason") {
   reset().record.layers = {-1};
   CHECK(code_of(plan, "layers 0 to 2") == ErrorCode::invalid_argument);
   reset().record.layers = {0};
-  plan.record.query_rows.full_layers = {1};
+  plan.record.full_query_layers = {1};
   CHECK(code_of(plan, "q-all-layers") == ErrorCode::invalid_argument);
   reset().engine.threads = 0;
   CHECK(code_of(plan, "threads") == ErrorCode::invalid_argument);
+  reset().engine.gpu_layers = all_layers;  // the engine of these tests is built for the CPU
+  CHECK(code_of(plan, "finds no GPU") == ErrorCode::unsupported);
+  reset().engine.gpu_layers = -2;
+  CHECK(code_of(plan, "gpu-layers") == ErrorCode::invalid_argument);
   reset().engine.ubatch = 0;
   CHECK(code_of(plan, "ubatch") == ErrorCode::invalid_argument);
   reset().sequence.decode = -1;

@@ -1,13 +1,17 @@
 // Are the nodes that are taken from the graph, and the numbers read beside them, the ones a trace promises?
 
+#include <ggml.h>
+
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 #include <string>
 
 #include "models/rope.h"
 #include "tests/capture/tiny_model.h"
 #include "traces/capture/llama_capture.h"
+#include "traces/capture/node_collector.h"
 #include "traces/error.h"
 #include "traces/reader.h"
 
@@ -280,6 +284,30 @@ TEST_CASE("an unknown pattern of sliding windows is refused only where it matter
   CHECK(Reader(scratch("no_pattern.h5")).header().sliding_window.empty());
   plan.sequence.prompt += 'a';
   CHECK_THROWS_WITH(LlamaCapture(plan), Catch::Contains("30 tokens"));
+}
+
+TEST_CASE("the product with W_O is found by its weight, also by that of a copy on another device") {
+  const std::unique_ptr<ggml_context, void (*)(ggml_context*)> context(
+      ggml_init({.mem_size = 1 << 16, .mem_buffer = nullptr, .no_alloc = true}), ggml_free);
+  NodeCollector collector({.num_layers = 3,
+                           .layers = {1},
+                           .num_query_heads = 2,
+                           .num_kv_heads = 1,
+                           .head_dim = 4,
+                           .hidden_size = 8,
+                           .attention_output = true});
+  const auto is_taken = [&](const char* name) {
+    ggml_tensor* weight = ggml_new_tensor_2d(context.get(), GGML_TYPE_F32, 8, 8);
+    ggml_set_name(weight, name);
+    ggml_tensor* product = ggml_mul_mat(context.get(), weight, ggml_new_tensor_2d(context.get(), GGML_TYPE_F32, 8, 3));
+    return NodeCollector::on_node(product, true, &collector);
+  };
+  CHECK(is_taken("blk.1.attn_output.weight"));
+  CHECK(is_taken("CUDA0#blk.1.attn_output.weight#0"));
+  CHECK_FALSE(is_taken("blk.0.attn_output.weight"));
+  CHECK_FALSE(is_taken("CUDA0#blk.2.attn_output.weight#0"));
+  CHECK_FALSE(is_taken("CUDA0#blk.1.ffn_up.weight#0"));
+  CHECK_FALSE(is_taken("#"));
 }
 
 }  // namespace evictsim::tests

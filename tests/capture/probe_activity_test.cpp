@@ -50,7 +50,19 @@ TEST_CASE("kernels are told apart by their names") {
   CHECK(is("_ZN5flash24flash_fwd_splitkv_kernelI23Flash_fwd_kernel_traits") == KernelClass::attention);
   CHECK(is("fmhaSm100fKernel_QkvBfloat16") == KernelClass::attention);
   CHECK(is("void vllm::paged_attention_v2_kernel<...>") == KernelClass::attention);
-  CHECK(is("BatchDecodeWithPagedKVCacheKernel") == KernelClass::attention);
+  CHECK(is("_ZN7cutlass13device_kernelIN5flash20enable_sm90_or_laterINS1_16FlashAttnFwdSm90I") ==
+        KernelClass::attention);
+  CHECK(is("_ZN10flashinfer33BatchDecodeWithPagedKVCacheKernelILNS_15PosEncodingModeE0E") == KernelClass::attention);
+  CHECK(is("flashinfer::BatchPrefillWithRaggedKVCacheKernel") == KernelClass::attention);
+  CHECK(is("SinglePrefillWithKVCacheKernel") == KernelClass::attention);
+  CHECK(is("flashinfer::PersistentVariableLengthMergeStatesKernel") == KernelClass::attention);
+  CHECK(is("_ZN10flashinfer4norm13RMSNormKernelILj8E13__nv_bfloat16EEvPT0_") == KernelClass::other);
+  CHECK(is("flashinfer::sampling::TopKTopPSamplingFromProbKernel") == KernelClass::other);
+  CHECK(is("flashinfer::AppendPagedKVCacheKernel") == KernelClass::other);
+  CHECK(is("flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_oneshot_lamport") == KernelClass::collective);
+  CHECK(is("void deep_ep::intranode::dispatch<8, 768, 4096>") == KernelClass::collective);
+  CHECK(is("nvjet_sm100_tst_64x32_64x16_2x1_2cta") == KernelClass::gemm);
+  CHECK(is("bmm_E4m3_E4m3E4m3_Fp32_t128x8x128u2_s8_et64x8") == KernelClass::gemm);
   CHECK(is("_fwd_grouped_kernel_stage1") == KernelClass::attention);
   CHECK(is("kernel_unified_attention_2d") == KernelClass::attention);
   CHECK(is("sm90_xmma_gemm_bf16bf16_bf16f32") == KernelClass::gemm);

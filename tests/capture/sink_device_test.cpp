@@ -1,5 +1,6 @@
 // Do device tensors reach the trace through the C interface exactly as host tensors do, eagerly and out of CUDA graphs?
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <memory>
@@ -45,6 +46,24 @@ std::string fresh(const std::string& name) {
   return name;
 }
 
+/// Rows of a second pass over the request "first", behind one of padding.
+void read_again(Engine& engine, std::int32_t first, std::int32_t count) {
+  const evictsim_capture_rows range{"first", 1, count, first, 0, nullptr};
+  CHECK(evictsim_capture_begin_pass(engine.capture, EVICTSIM_CAPTURE_SECOND_PASS, &range, 1) == EVICTSIM_CAPTURE_OK);
+  for (int layer = 0; layer < engine.layers; ++layer) {
+    for (const int role : {EVICTSIM_CAPTURE_Q, EVICTSIM_CAPTURE_K}) {
+      auto tensor = std::make_unique<MadeTensor>(
+          count + 1, role == EVICTSIM_CAPTURE_Q ? engine.query_heads : engine.kv_heads, engine.head_dim, Element::bf16,
+          Layout::heads_first,
+          [&](std::int64_t row, std::int64_t i) { return engine_value("again", role, layer, first + row, i); });
+      if (engine.stream != nullptr) tensor->get()->device = {kDLCUDA, 0};
+      CHECK(evictsim_capture_push(engine.capture, tensor->get(), role, layer, engine.stream) == EVICTSIM_CAPTURE_OK);
+      engine.kept.push_back(std::move(tensor));
+    }
+  }
+  CHECK(evictsim_capture_end_step(engine.capture) == EVICTSIM_CAPTURE_OK);
+}
+
 /// The same steps, from host memory or from the device.
 void capture_steps(const std::string& directory, const std::string& options, void* stream) {
   Engine engine;
@@ -55,9 +74,13 @@ void capture_steps(const std::string& directory, const std::string& options, voi
   engine.stream = stream;
   REQUIRE(engine.open(directory, options) == EVICTSIM_CAPTURE_OK);
   REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
+  const std::vector<std::int32_t> positions = {9, 10, 11, 9}, chunks = {0, 5, 0, 5, 0, 5, 5, 9};
+  CHECK(evictsim_capture_describe_second_pass(engine.capture, "first", positions.data(), chunks.data(), 4) ==
+        EVICTSIM_CAPTURE_OK);
   CHECK(engine.step({{"first", 5, 9}, {"other one", 3, 3}}, 2) == EVICTSIM_CAPTURE_OK);
   CHECK(engine.step({{"other one", 1, 3}, {"first", 4, 9}}, 1) == EVICTSIM_CAPTURE_OK);
   CHECK(evictsim_capture_finish_request(engine.capture, "other one") == EVICTSIM_CAPTURE_OK);
+  for (const std::int32_t first : {0, 3}) read_again(engine, first, first == 0 ? 3 : 1);
   for (int step = 0; step < 6; ++step) CHECK(engine.step({{"first", 1, 9}}) == EVICTSIM_CAPTURE_OK);
   CHECK(evictsim_capture_flush(engine.capture) == EVICTSIM_CAPTURE_OK);
   REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
@@ -96,7 +119,12 @@ TEST_CASE("a capture of device tensors is the capture of the same tensors in hos
       CHECK(found.v == expected.v);
       CHECK(found.q == expected.q);
       CHECK(found.q_rows == expected.q_rows);
+      REQUIRE(ours.read_second_pass(index).has_value() == host.read_second_pass(other).has_value());
+      if (!ours.read_second_pass(index)) continue;
+      CHECK(ours.read_second_pass_queries(index, layer)->data == host.read_second_pass_queries(other, layer)->data);
+      CHECK(ours.read_second_pass_keys(index, layer)->data == host.read_second_pass_keys(other, layer)->data);
     }
+    CHECK(ours.read_second_pass(index).has_value() == (ours.sequences()[index].request_id == "first"));
     for (const Channel channel : {Channel::entropy, Channel::entropy_top, Channel::residual_norm}) {
       const auto expected = host.read_channel(other, channel), found = ours.read_channel(index, channel);
       REQUIRE(expected.has_value());
@@ -153,10 +181,16 @@ TEST_CASE("tensors inside a CUDA graph are recorded at every replay") {
 
   CHECK(evictsim_capture_begin_replay(engine.capture, graph, stream) == EVICTSIM_CAPTURE_WRONG_ORDER);
   constexpr std::int32_t steps = 5;
-  for (std::int32_t step = 0; step < steps; ++step) {
+  const std::array<std::int32_t, 3> second_pass = {steps, 0, 1};
+  REQUIRE(evictsim_capture_describe_second_pass(engine.capture, "r", second_pass.data(), second_pass.data() + 1, 1) ==
+          EVICTSIM_CAPTURE_OK);
+  for (std::int32_t step = 0; step <= steps; ++step) {
     const std::int32_t token = engine.token("r", step);
     const evictsim_capture_rows range{"r", 2, 1, step, 1, &token};  // the third row; the others are padding
-    REQUIRE(evictsim_capture_begin_step(engine.capture, &range, 1) == EVICTSIM_CAPTURE_OK);
+    const evictsim_capture_rows again{"r", 2, 1, 0, 0, nullptr};    // the last replay is one of a second pass
+    REQUIRE((step < steps ? evictsim_capture_begin_step(engine.capture, &range, 1)
+                          : evictsim_capture_begin_pass(engine.capture, EVICTSIM_CAPTURE_SECOND_PASS, &again, 1)) ==
+            EVICTSIM_CAPTURE_OK);
     REQUIRE(evictsim_capture_begin_replay(engine.capture, graph, stream) == EVICTSIM_CAPTURE_OK);
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       auto* const data = static_cast<float*>(tensors[i]->get()->data);
@@ -182,6 +216,10 @@ TEST_CASE("tensors inside a CUDA graph are recorded at every replay") {
   CHECK(readers[0].sequences()[0].length == steps);
   for (int layer = 0; layer < engine.layers; ++layer) {
     const LayerTensors tensors_of_layer = readers[0].read_layer(0, layer);
+    const std::vector<float> read_again = readers[0].read_second_pass_queries(0, layer).value().data;
+    for (std::size_t i = 0; i < read_again.size(); ++i) {
+      CHECK(read_again[i] == engine_value("r", EVICTSIM_CAPTURE_Q, layer, steps, static_cast<std::int64_t>(i)));
+    }
     std::size_t wrong = 0, place = 0;
     for (int head = 0; head < engine.kv_heads; ++head) {
       for (std::int32_t step = 0; step < steps; ++step) {

@@ -45,7 +45,7 @@ int in_child(const std::function<int()>& work) {
 }
 
 std::size_t manifest_lines(const fs::path& directory) {
-  return fs::exists(directory / manifest_name) ? read_manifest(directory).size() : 0;
+  return fs::exists(directory / manifest_name) ? read_manifest(directory).shards.size() : 0;
 }
 
 std::vector<std::string> names_in(const fs::path& directory) {
@@ -84,6 +84,9 @@ fs::path public_directory() {
       engine.model() != EVICTSIM_CAPTURE_OK) {
     std::_Exit(3);
   }
+  MadeTensor w_o(engine.hidden, 0, std::int64_t{engine.query_heads} * engine.head_dim, Element::f32, Layout::compact,
+                 [](std::int64_t row, std::int64_t column) { return static_cast<float>(row - column); });
+  if (evictsim_capture_weight(engine.capture, w_o.get(), EVICTSIM_CAPTURE_W_O, 0) != EVICTSIM_CAPTURE_OK) std::_Exit(7);
   for (std::int32_t i = 0;; ++i) {
     const std::string request = std::to_string(round) + "-" + std::to_string(i);
     if (engine.run(request, 200 + i % 7, 5) != EVICTSIM_CAPTURE_OK) std::_Exit(4);
@@ -140,14 +143,15 @@ void kill_and_resume(int rounds) {
     }
     CHECK(std::includes(found.begin(), found.end(), sealed.begin(), sealed.end()));
   }
-  // A capture that ends by itself leaves nothing but shards and the manifest.
+  // A capture that ends by itself leaves nothing but shards, the manifest, and the weights that all rounds share.
   Engine engine;
   REQUIRE(engine.open("killed", "") == EVICTSIM_CAPTURE_OK);
   REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
   CHECK(engine.run("last", 20, 2) == EVICTSIM_CAPTURE_OK);
   CHECK(engine.close() == EVICTSIM_CAPTURE_OK);
   CHECK(faults("killed") == "");
-  CHECK(names_in("killed").size() == manifest_lines("killed") + 1);
+  CHECK(names_in("killed").size() == manifest_lines("killed") + read_manifest("killed").model_records.size() + 1);
+  CHECK(read_manifest("killed").model_records.size() == 1);
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ TEST_CASE("opening refuses what it cannot do") {
                                                                                     {"queue=many", "queue"},
                                                                                     {"threads=0", "threads"},
                                                                                     {"threads=1\nthreads=2", "threads"},
-                                                                                    {"q_rows=window:0", "q_rows"},
+                                                                                    {"q_rows=window:", "q_rows"},
                                                                                     {"channels=smell", "channels"},
                                                                                     {"nonsense", "nonsense"},
                                                                                     {"when_full=panic", "when_full"},

@@ -115,13 +115,35 @@ TEST_CASE("a long request fills chunks and may be stored uncompressed") {
   engine.layers = 2;
   const bool compress = GENERATE(true, false);
   const std::string directory = fresh("chunks");
-  REQUIRE(engine.open(directory, compress ? "threads=3" : "threads=1\ncompress=0") == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.open(directory, compress ? "threads=3" : "threads=3\ncompress=0") == EVICTSIM_CAPTURE_OK);
   REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
   // A key row is 256 bytes, so a chunk has 2048 rows; a query row twice that.
   CHECK(engine.run("long", 5000, 3) == EVICTSIM_CAPTURE_OK);
   REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
   CHECK(faults(directory) == "");
   check_sequence(engine, open_traces({directory}).at(0), 0, {0, 1, 2, 3}, {0, 1});
+}
+
+TEST_CASE("the room of requests that are given up is used again, and the checksum of the shard is that of its bytes") {
+  Engine engine;
+  engine.head_dim = 64;
+  engine.layers = 2;
+  const std::string compress = GENERATE("0", "1");
+  const std::string directory = fresh("given-up");
+  REQUIRE(engine.open(directory, "threads=3\ncompress=" + compress) == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
+  for (int i = 0; i < 5; ++i) {
+    const std::string lost = "lost-" + std::to_string(i);
+    CHECK(engine.step({{lost, 3000, 4000}}) == EVICTSIM_CAPTURE_OK);
+    CHECK(evictsim_capture_finish_request(engine.capture, lost.c_str()) == EVICTSIM_CAPTURE_OK);
+    CHECK(engine.run("kept-" + std::to_string(i), 2500, 2) == EVICTSIM_CAPTURE_OK);
+  }
+  REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
+  CHECK(faults(directory) == "");
+  const Reader reader = std::move(open_traces({directory}).at(0));
+  REQUIRE(reader.sequences().size() == 5);
+  CHECK(reader.header().dropped_rows == 5 * 3000);
+  for (std::size_t i = 0; i < 5; ++i) check_sequence(engine, reader, i, {0, 1, 2, 3}, {0, 1});
 }
 
 TEST_CASE("layers, heads and rows of q are sampled") {
@@ -149,6 +171,22 @@ TEST_CASE("layers, heads and rows of q are sampled") {
   CHECK(kept.shape == std::vector<std::size_t>{16, 16});
   CHECK(kept.data[0] == 16);
   CHECK(kept.data[17] == 32 + 17);
+}
+
+TEST_CASE("a model without RoPE rotates nothing") {
+  Engine engine;
+  const std::string directory = fresh("no-rope");
+  REQUIRE(engine.open(directory, "") == EVICTSIM_CAPTURE_OK);
+  std::string text = engine.model_text();
+  const std::string rope = "rope_layout=half\nrope_theta=10000\n";
+  text.replace(text.find(rope), rope.size(), "rope_layout=none\n");
+  REQUIRE(evictsim_capture_model(engine.capture, text.c_str()) == EVICTSIM_CAPTURE_OK);
+  CHECK(engine.run("r", 7, 2) == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
+  CHECK(faults(directory) == "");
+  const Reader reader = std::move(open_traces({directory}).at(0));
+  CHECK(reader.header().rotary_dim == 0);
+  CHECK(reader.header().inv_freq.empty());
 }
 
 TEST_CASE("a trace may hold no queries") {

@@ -23,10 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def shards(directory):
-    return [
-        h5py.File(Path(directory) / json.loads(line)["name"])
-        for line in (Path(directory) / "manifest.jsonl").read_text().splitlines()
-    ]
+    lines = map(json.loads, (Path(directory) / "manifest.jsonl").read_text().splitlines())
+    return [h5py.File(Path(directory) / line["name"]) for line in lines if "model_record" not in line]
 
 
 def sequences(directory):

@@ -270,11 +270,10 @@ class Plugin(unittest.TestCase):
         return {"a": (a[0] + a[1], 20), "b": (b[0] + b[1], 9), "c": ((c[0] + c[1])[:7], 6)}
 
     def sequences(self, path):
-        files = (
-            [path]
-            if path.is_file()
-            else [path / json.loads(line)["name"] for line in (path / "manifest.jsonl").read_text().splitlines()]
-        )
+        files = [path]
+        if path.is_dir():
+            lines = map(json.loads, (path / "manifest.jsonl").read_text().splitlines())
+            files = [path / line["name"] for line in lines if "model_record" not in line]
         return {
             group.attrs["request_id"]: group for file in map(h5py.File, files) for group in file["sequences"].values()
         }

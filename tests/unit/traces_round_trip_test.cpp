@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "tests/support/small_trace.h"
+#include "traces/checksum.h"
 #include "traces/error.h"
 #include "traces/manifest.h"
 #include "traces/reader.h"
@@ -329,14 +330,23 @@ TEST_CASE("a directory of shards is read through its manifest, and altered shard
     write_small_trace(directory / name, {}, 1);
     append_to_manifest(directory, describe_shard(directory / name));
   }
-  const std::vector<Shard> shards = read_manifest(directory);
+  const std::vector<Shard> shards = read_manifest(directory).shards;
   REQUIRE(shards.size() == 2);
   CHECK(shards[1].name == "000001.h5");
   CHECK(shards[1].sequences == 1);
   CHECK(shards[1].tokens == 20);
   CHECK(shards[1].bytes == std::filesystem::file_size(directory / "000001.h5"));
-  CHECK(shards[1].checksum.size() == 64);
+  CHECK(shards[1].checksum == shard_checksum(directory / "000001.h5"));
   CHECK(open_traces({directory, directory / "000000.h5"}).size() == 3);
+  CHECK(verify(directory).empty());
+
+  // Manifests of older captures say SHA-256.
+  std::filesystem::remove(directory / manifest_name);
+  for (Shard old : shards) {
+    old.checksum = file_checksum(directory / old.name);
+    append_to_manifest(directory, old);
+  }
+  CHECK(open_traces({directory}).size() == 2);
   CHECK(verify(directory).empty());
 
   write_small_trace(directory / "000001.h5", {TensorType::float32, false}, 1);

@@ -3,7 +3,6 @@
 /// One reader for each format of block traces. Internal to traces/blocks/.
 
 #include <filesystem>
-#include <string>
 
 #include "traces/blocks/block_trace.h"
 
@@ -13,8 +12,5 @@ namespace evictsim::traces {
 BlockTrace read_mooncake_blocks(const std::filesystem::path& path, BlockLookup lookup);
 BlockTrace read_csv_blocks(const std::filesystem::path& path);
 BlockTrace read_oracle_general(const std::filesystem::path& path);
-
-/// "line 3" as errors name it.
-std::string line_name(std::size_t line);
 
 }  // namespace evictsim::traces

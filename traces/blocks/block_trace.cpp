@@ -32,8 +32,6 @@ BlockTrace read(const std::filesystem::path& path, BlockTraceFormat format, Bloc
 
 }  // namespace
 
-std::string line_name(std::size_t line) { return "line " + std::to_string(line); }
-
 BlockTrace read_block_trace(const std::filesystem::path& path, BlockTraceFormat format, BlockLookup lookup) {
   readable_file_size(path);
   BlockTrace trace = read(path, format == BlockTraceFormat::automatic ? format_of(path) : format, lookup);

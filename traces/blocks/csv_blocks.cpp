@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,56 +9,25 @@
 #include "traces/blocks/block_readers.h"
 #include "traces/blocks/object_numbers.h"
 #include "traces/error.h"
+#include "traces/text_lines.h"
 
 namespace evictsim::traces {
 namespace {
 
-constexpr std::string_view byte_order_mark = "\xef\xbb\xbf";  // that spreadsheets put before UTF-8
 constexpr std::size_t absent = static_cast<std::size_t>(-1);
-
-std::string_view trimmed(std::string_view text) {
-  const std::size_t first = text.find_first_not_of(" \t\r");
-  if (first == std::string_view::npos) return {};
-  text = text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
-  if (text.size() >= 2 && text.front() == '"' && text.back() == '"') text = text.substr(1, text.size() - 2);
-  return text;
-}
-
-void split(std::string_view line, std::vector<std::string_view>& fields) {
-  fields.clear();
-  while (true) {
-    const std::size_t comma = line.find(',');
-    fields.push_back(trimmed(line.substr(0, comma)));
-    if (comma == std::string_view::npos) return;
-    line.remove_prefix(comma + 1);
-  }
-}
-
-template <typename Number>
-std::optional<Number> number_in(std::string_view text) {
-  Number value{};
-  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (problem != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
 
 class CsvBlocks {
  public:
-  explicit CsvBlocks(const std::filesystem::path& path) : path_(path) {}
+  explicit CsvBlocks(const std::filesystem::path& path) : lines_(path) {}
 
   BlockTrace read() {
-    std::ifstream stream(path_, std::ios::binary);
     std::vector<std::string_view> fields;
     bool first = true;
-    for (std::string line; std::getline(stream, line);) {
-      ++line_;
-      if (line_ == 1 && line.starts_with(byte_order_mark)) line.erase(0, byte_order_mark.size());
-      if (trimmed(line).empty()) continue;
-      split(line, fields);
+    for (std::string line; lines_.next(line);) {
+      split_csv(line, fields);
       if (std::exchange(first, false) && find_columns(fields)) continue;
       take(fields);
     }
-    if (stream.bad()) throw Error(ErrorCode::io_failure, "cannot be read", {.file = path_.string()});
     trace_.objects = numbers_.count();
     return std::move(trace_);
   }
@@ -68,9 +35,7 @@ class CsvBlocks {
  private:
   [[nodiscard]] Error error(ErrorCode code, const std::string& what, const std::string& column = {},
                             std::string_view value = {}) const {
-    return {code,
-            what,
-            {.file = path_.string(), .dataset = line_name(line_), .parameter = column, .value = std::string(value)}};
+    return lines_.error(code, what, column, value);
   }
 
   /// Whether `fields` is a header; without one the columns are time, object and, if there is a third, size.
@@ -128,10 +93,10 @@ class CsvBlocks {
 
   static constexpr std::uint64_t largest_size = std::uint64_t{1} << 48U;
 
-  std::filesystem::path path_;
+  TextLines lines_;
   BlockTrace trace_;
   ObjectNumbers numbers_;
-  std::size_t line_ = 0, columns_ = 0;
+  std::size_t columns_ = 0;
   std::size_t time_ = 0, object_ = 1, size_ = absent;
   double last_time_ = 0;
 };

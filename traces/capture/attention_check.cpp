@@ -7,7 +7,6 @@
 
 #include "models/attention.h"
 #include "traces/error.h"
-#include "traces/reader.h"
 
 namespace evictsim::traces::capture {
 namespace {
@@ -63,25 +62,24 @@ void AttentionCheck::add(const StepRows& step) {
   }
 }
 
-AttentionCheckResult AttentionCheck::compare(const std::filesystem::path& trace) const {
-  const Reader reader(trace);
+AttentionCheckResult AttentionCheck::compare(const Reader& reader, std::size_t sequence) const {
   const Header& header = reader.header();
-  const SequenceInfo& sequence = reader.sequences().front();
+  const SequenceInfo& info = reader.sequences().at(sequence);
   AttentionCheckResult result;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const int layer = layers_[i];
-    const LayerTensors tensors = reader.read_layer(0, layer);
+    const LayerTensors tensors = reader.read_layer(sequence, layer);
     const auto w_o = reader.read_weight(layer, LayerWeight::w_o);
     if (!w_o) {
       throw Error(ErrorCode::missing_data, "the check needs w_o in the trace",
-                  {.file = trace.string(), .dataset = "/model"});
+                  {.file = reader.path().string(), .dataset = "/model"});
     }
     const int window = header.sliding_window.empty() ? 0 : header.sliding_window[i];
     for (const std::int32_t row : rows_) {
       const auto query = std::lower_bound(tensors.q_rows.begin(), tensors.q_rows.end(), row);
       if (query == tensors.q_rows.end() || *query != row) continue;
       const auto heads = attend(header, tensors, static_cast<std::size_t>(query - tensors.q_rows.begin()), row,
-                                sequence.positions, window);
+                                info.positions, window);
       const double error = relative_error(heads, w_o->data, engine_.at({layer, row}));
       ++result.compared;
       result.mean += error;

@@ -4,12 +4,12 @@
 /// itself computed. A wrong node, scale, mask, head order or position shows here.
 
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include "traces/capture/step_rows.h"
+#include "traces/reader.h"
 
 namespace evictsim::traces::capture {
 
@@ -29,9 +29,9 @@ class AttentionCheck {
   AttentionCheck(std::vector<int> layers, std::vector<std::int32_t> rows, int hidden_size);
 
   void add(const StepRows& step);
-  /// Reads the first sequence of the trace and its weights `w_o`; float64 throughout.
+  /// Reads a sequence of the trace and its weights `w_o`; float64 throughout.
   /// Throws Error(missing_data) when a layer has no `w_o`.
-  [[nodiscard]] AttentionCheckResult compare(const std::filesystem::path& trace) const;
+  [[nodiscard]] AttentionCheckResult compare(const Reader& reader, std::size_t sequence = 0) const;
 
  private:
   std::vector<int> layers_;

@@ -8,6 +8,7 @@
  *   evictsim_capture_begin_step      which rows of the step's tensors belong to which request
  *     evictsim_capture_push          one tensor of one layer, as often as needed
  *   evictsim_capture_end_step
+ *   evictsim_capture_begin_pass      the same for rows beside the sequence: a second pass, documents read alone
  *   evictsim_capture_finish_request  the request's rows become a sequence of a shard
  *   evictsim_capture_close           seals the last shards
  *
@@ -38,7 +39,7 @@ extern "C" {
 /** Version of this interface. A larger second number adds functions, options, roles or fields behind those that
  * there were; a larger first number breaks callers. */
 #define EVICTSIM_CAPTURE_ABI_MAJOR 1
-#define EVICTSIM_CAPTURE_ABI_MINOR 0
+#define EVICTSIM_CAPTURE_ABI_MINOR 1
 
 /** One capture into one directory. */
 typedef struct evictsim_capture evictsim_capture;
@@ -101,6 +102,22 @@ typedef struct evictsim_capture_rows {
   const int32_t* token_ids; /**< [count] */
 } evictsim_capture_rows;
 
+/** Forward passes beside a request's own sequence (docs/trace-format.md), since version 1.1. */
+enum {
+  EVICTSIM_CAPTURE_SECOND_PASS = 1, /**< the context read again: q, and k where it is pushed */
+  EVICTSIM_CAPTURE_WRAPPED_PACKETS =
+      2, /**< documents read alone between boundary rows: k, v, and q where it is pushed */
+  EVICTSIM_CAPTURE_BEHIND_WRAPPED = 3, /**< what stands behind the last document, read behind these: k, v and q */
+  EVICTSIM_CAPTURE_BARE_PACKETS = 4,   /**< documents read alone, as they are */
+  EVICTSIM_CAPTURE_BEHIND_BARE = 5
+};
+
+/** A document that is read alone, from position 0 on. */
+typedef struct evictsim_capture_packet {
+  int32_t first, last;     /**< its token rows [first, last) in the prompt */
+  int32_t header, trailer; /**< boundary rows before and behind it */
+} evictsim_capture_packet;
+
 /** What a capture has done so far. */
 typedef struct evictsim_capture_counters {
   uint32_t struct_size; /**< set by the caller: sizeof(evictsim_capture_counters) */
@@ -116,6 +133,7 @@ typedef struct evictsim_capture_counters {
   uint64_t waits;            /**< calls that waited for a full queue */
   double wait_seconds;       /**< how long, in all */
   double call_seconds;       /**< spent inside push, begin_step and end_step: what the capture cost the engine */
+  uint64_t dropped_passes;   /**< passes beside recorded sequences that are in no shard, since version 1.1 */
 } evictsim_capture_counters;
 
 /** (major << 16) | minor of the library that was loaded. */
@@ -139,6 +157,10 @@ EVICTSIM_CAPTURE_API int32_t evictsim_capture_open(const char* directory, const 
  * inv_freq and sliding_window (one value per model layer) as comma-separated lists. Once, before the first step. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_model(evictsim_capture* capture, const char* attributes);
 
+/** A setting of the engine or the capture, kept as root attribute `name` (capture_...) of every shard, whatever
+ * characters `value` has. Between the model record and the first step; since version 1.1. */
+EVICTSIM_CAPTURE_API int32_t evictsim_capture_setting(evictsim_capture* capture, const char* name, const char* value);
+
 /** One weight, in host memory, float16, bfloat16 or float32. `layer` is looked at for weights of a layer; layers that
  * are not captured are passed over. Between the model record and the first step. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_weight(evictsim_capture* capture, const DLTensor* tensor, int32_t weight,
@@ -148,6 +170,19 @@ EVICTSIM_CAPTURE_API int32_t evictsim_capture_weight(evictsim_capture* capture, 
  * `text`, which is stored only under the option store_text=1. Both may be null. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_describe_request(evictsim_capture* capture, const char* request_id,
                                                                const char* attributes, const char* text);
+
+/** Announces a second pass over the context of a request, before its first step: `rows` rows at `positions`, each of
+ * which may see the token rows [chunks[2 i], chunks[2 i + 1]) besides its own pass. Since version 1.1. */
+EVICTSIM_CAPTURE_API int32_t evictsim_capture_describe_second_pass(evictsim_capture* capture, const char* request_id,
+                                                                   const int32_t* positions, const int32_t* chunks,
+                                                                   size_t rows);
+
+/** Announces documents of a request that are read alone, before its first step: `pass` is
+ * EVICTSIM_CAPTURE_WRAPPED_PACKETS or EVICTSIM_CAPTURE_BARE_PACKETS, the packets stand in the order of their documents.
+ * Since version 1.1. */
+EVICTSIM_CAPTURE_API int32_t evictsim_capture_describe_packets(evictsim_capture* capture, const char* request_id,
+                                                               int32_t pass, const evictsim_capture_packet* packets,
+                                                               size_t count);
 
 /** Begins a forward step over `count` ranges of rows; ranges do not overlap. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_begin_step(evictsim_capture* capture, const evictsim_capture_rows* rows,
@@ -159,6 +194,14 @@ EVICTSIM_CAPTURE_API int32_t evictsim_capture_begin_step(evictsim_capture* captu
  * `layer` is the layer's index in the model; layers that are not captured cost nothing. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_push(evictsim_capture* capture, const DLTensor* tensor, int32_t role,
                                                    int32_t layer, void* stream);
+
+/** In place of begin_step: the step's rows belong to a pass beside the sequences of their requests. Each of these has
+ * had its first step and not ended, and announced that pass; `first_position` counts the pass's own rows from 0 on,
+ * without gaps, over all packets; token_ids and prompt_length are not looked at. push takes q, k and v, with every
+ * query, and passes over the rest. A pass that misses rows when its request ends is left out of the trace and counted
+ * (dropped_passes); rows behind the last document end with the sequence. Since version 1.1. */
+EVICTSIM_CAPTURE_API int32_t evictsim_capture_begin_pass(evictsim_capture* capture, int32_t pass,
+                                                         const evictsim_capture_rows* rows, size_t count);
 
 /** Ends the step. K and V of every captured layer must have been pushed. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_end_step(evictsim_capture* capture);
@@ -176,6 +219,9 @@ EVICTSIM_CAPTURE_API int32_t evictsim_capture_end_replay(evictsim_capture* captu
 
 /** No more rows of that request will come. A request that is not recorded is no error. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_finish_request(evictsim_capture* capture, const char* request_id);
+
+/** Gives a request up: nothing of it is kept, and nothing of it counts as lost. Since version 1.1. */
+EVICTSIM_CAPTURE_API int32_t evictsim_capture_discard_request(evictsim_capture* capture, const char* request_id);
 
 /** Seals what is finished now, so that readers see it; requests that go on keep their shard open. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_flush(evictsim_capture* capture);

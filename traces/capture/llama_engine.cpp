@@ -1,12 +1,14 @@
 #include "traces/capture/llama_engine.h"
 
 #include <fmt/format.h>
+#include <ggml-backend.h>
 #include <llama.h>
 
 #include <algorithm>
 #include <array>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "traces/error.h"
 
@@ -46,12 +48,48 @@ void start_engine() {
   take_last_error();
 }
 
+std::vector<ggml_backend_dev_t> gpus() {
+  std::vector<ggml_backend_dev_t> found;
+  for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+    ggml_backend_dev_t device = ggml_backend_dev_get(i);
+    const auto type = ggml_backend_dev_type(device);
+    if (type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU) found.push_back(device);
+  }
+  return found;
+}
+
+/// The devices that the settings name, for a list that ends with null.
+std::vector<ggml_backend_dev_t> devices_of(const EngineSettings& settings) {
+  if (settings.gpu_layers == 0) return {};
+  const auto wrong = [](const char* parameter, int value, const std::string& rule) {
+    return Error(ErrorCode::invalid_argument, rule, {.parameter = parameter, .value = std::to_string(value)});
+  };
+  if (settings.gpu_layers < all_layers) throw wrong("gpu-layers", settings.gpu_layers, "must be a number or all");
+  std::vector<ggml_backend_dev_t> found = gpus();
+  if (found.empty()) {
+    throw Error(
+        ErrorCode::unsupported,
+        "llama.cpp finds no GPU: it was built for the CPU alone, or no device answers (docs/capture.md says how "
+        "to build it with CUDA)",
+        {.parameter = "gpu-layers", .value = std::to_string(settings.gpu_layers)});
+  }
+  if (!settings.main_gpu) return found;
+  if (*settings.main_gpu < 0 || static_cast<std::size_t>(*settings.main_gpu) >= found.size()) {
+    throw wrong("main-gpu", *settings.main_gpu, fmt::format("must lie between 0 and {}", found.size() - 1));
+  }
+  return {found[static_cast<std::size_t>(*settings.main_gpu)]};
+}
+
 }  // namespace
 
-LlamaModel::LlamaModel(const GgufFile& file) : model_(nullptr, llama_model_free) {
+LlamaModel::LlamaModel(const GgufFile& file, const EngineSettings& settings) : model_(nullptr, llama_model_free) {
   start_engine();
   llama_model_params parameters = llama_model_default_params();
-  parameters.n_gpu_layers = 0;
+  parameters.n_gpu_layers = settings.gpu_layers;
+  // The list is given also when it is empty: a GPU build would otherwise compute large products on a GPU all the same.
+  std::vector<ggml_backend_dev_t> devices = devices_of(settings);
+  devices.push_back(nullptr);
+  parameters.devices = devices.data();
   model_.reset(llama_model_load_from_file(file.path().c_str(), parameters));
   if (model_ == nullptr) {
     throw Error(
@@ -207,5 +245,14 @@ void LlamaContext::forget(std::int32_t first, int sequence) {
 void LlamaContext::share(int from, int to) { llama_memory_seq_cp(llama_get_memory(context_.get()), from, to, -1, -1); }
 
 std::string engine_system_information() { return llama_print_system_info(); }
+
+std::string engine_devices(const EngineSettings& settings) {
+  std::string text;
+  for (ggml_backend_dev_t device : devices_of(settings)) {
+    text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", ggml_backend_dev_name(device),
+                        ggml_backend_dev_description(device));
+  }
+  return text;
+}
 
 }  // namespace evictsim::traces::capture

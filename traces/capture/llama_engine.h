@@ -22,19 +22,23 @@ namespace evictsim::traces::capture {
 enum class FlashAttention { automatic, on, off };
 enum class CacheType { float16, float32 };
 
+inline constexpr int all_layers = -1;
+
 /// Settings of the engine that change the recorded numbers; all of them are written into the trace.
 struct EngineSettings {
   int threads = 1;
-  int ubatch = 512;  ///< prompt tokens per forward step
+  int ubatch = 512;             ///< prompt tokens per forward step
+  int gpu_layers = 0;           ///< the last layers that run on GPUs, or all_layers; 0: no GPU is touched
+  std::optional<int> main_gpu;  ///< the only GPU used; absent: the engine spreads layers over all
   FlashAttention flash_attention = FlashAttention::automatic;
   CacheType cache_type = CacheType::float16;
 };
 
-/// A model loaded on the CPU. Loading silences the engine's log and keeps its last error for messages.
+/// A loaded model. Loading silences the engine's log and keeps its last error for messages.
 class LlamaModel {
  public:
-  /// Throws Error (unsupported, invalid_value) with the engine's own reason.
-  explicit LlamaModel(const GgufFile& file);
+  /// Throws Error (unsupported, invalid_argument) with the engine's own reason.
+  explicit LlamaModel(const GgufFile& file, const EngineSettings& settings = {});
 
   [[nodiscard]] llama_model* get() const { return model_.get(); }
   [[nodiscard]] int vocabulary() const;
@@ -83,5 +87,7 @@ class LlamaContext {
 
 /// What the engine says about its build and the CPU features it uses.
 std::string engine_system_information();
+/// The GPUs that these settings let the engine use, "CUDA0: NVIDIA H100", with commas; empty: none.
+std::string engine_devices(const EngineSettings& settings);
 
 }  // namespace evictsim::traces::capture

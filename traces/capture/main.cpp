@@ -14,14 +14,15 @@ int run(int argument_count, char** arguments) {
   CLI::App app("Records attention traces from GGUF models with llama.cpp, and measures GPUs", "evictsim-capture");
   app.set_version_flag("--version", EVICTSIM_VERSION);
   app.require_subcommand(1);
-  evictsim::traces::capture::add_run_command(app);
+  int status = 0;
+  evictsim::traces::capture::add_run_command(app, status);
   evictsim::traces::capture::add_probe_command(app);
   try {
     app.parse(argument_count, arguments);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  return 0;
+  return status;
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 namespace evictsim::traces::capture {
 
-void add_run_command(CLI::App& app) {
+void add_run_command(CLI::App& app, int& /*status*/) {
   auto* command = app.add_subcommand("run", "Records a trace with llama.cpp; not in this build");
   command->prefix_command();  // whatever is asked for, the answer is the same
   command->callback([] {

@@ -26,8 +26,12 @@ std::pair<std::string_view, int> split_name(std::string_view name) {
   return {name.substr(0, dash), layer};
 }
 
-// The layer of "blk.12.attn_output.weight", or -1.
+// The layer of "blk.12.attn_output.weight", or -1. A weight that is copied to another device for the product is called
+// "CUDA0#blk.12.attn_output.weight#0" there.
 int layer_of_output_weight(std::string_view name) {
+  if (const auto begin = name.find('#'), end = name.rfind('#'); begin != end) {
+    name = name.substr(begin + 1, end - begin - 1);
+  }
   constexpr std::string_view prefix = "blk.", suffix = ".attn_output.weight";
   if (!name.starts_with(prefix) || !name.ends_with(suffix)) return -1;
   int layer = -1;

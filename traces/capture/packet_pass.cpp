@@ -40,7 +40,7 @@ Wrapper make_wrapper(const PacketPlan& plan, int hidden_size, int vocabulary,
     const auto weights = Weights::open(plan.embeddings);
     wrapper.header = read_embeddings(*weights, "header", hidden_size);
     wrapper.trailer = read_embeddings(*weights, "trailer", hidden_size);
-    if (wrapper.header.rows + wrapper.trailer.rows > 0) return wrapper;
+    if (wrapper.rows() > 0) return wrapper;
     throw Error(ErrorCode::missing_data, "must hold header or trailer [rows, D] in layer_000",
                 {.file = plan.embeddings, .dataset = "layer_000"});
   }

@@ -32,6 +32,7 @@ struct Boundary {
 };
 struct Wrapper {
   Boundary header, trailer;
+  [[nodiscard]] std::int32_t rows() const { return header.rows + trailer.rows; }
 };
 
 /// Reads `plan`. Throws Error naming the file, tensor or token that is wrong.

@@ -3,6 +3,7 @@
 /// How rows of an engine's tensors reach the sink on the host, whatever copied them: the CPU path copies inside the
 /// call, a device path (traces/capture/cuda) copies behind a stream and delivers later.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -35,10 +36,17 @@ enum class Role : std::int32_t {
 };
 inline constexpr int role_count = 14;
 
+/// Which forward pass of a request rows come from: the one over its sequence, or one beside it. The numbers are those
+/// of traces/capture/evictsim_capture.h.
+enum class Pass : std::int32_t { sequence, second, wrapped, behind_wrapped, bare, behind_bare };
+inline constexpr std::size_t pass_count = 6;
+inline constexpr std::array passes_beside = {Pass::second, Pass::wrapped, Pass::behind_wrapped, Pass::bare,
+                                             Pass::behind_bare};
+
 /// Where one row belongs: a request, by the sink's own number, and its token row there.
 struct RowOrigin {
   std::uint64_t request = 0;
-  std::int32_t token = 0;
+  std::int32_t token = 0;  ///< in a pass beside the sequence: the row of that pass
 };
 
 /// The rows wanted of a step's tensors. Shared by all tensors of the step that are sampled alike; immutable.
@@ -46,6 +54,7 @@ struct RowMap {
   std::uint64_t step = 0;            ///< ascending from 0
   std::vector<std::int64_t> source;  ///< row of the tensor (flattened over its leading axes), ascending
   std::vector<RowOrigin> origin;     ///< one per entry of `source`; ascending token rows within a request
+  Pass pass = Pass::sequence;
 };
 
 /// What is wanted of one tensor.

@@ -12,8 +12,12 @@
 #include <memory>
 #include <sstream>
 
+#include "traces/capture/batch_capture.h"
+#include "traces/capture/batch_command.h"
 #include "traces/capture/llama_capture.h"
+#include "traces/capture/sink/text_fields.h"
 #include "traces/error.h"
+#include "traces/stop_on_signal.h"
 
 namespace evictsim::traces::capture {
 namespace {
@@ -21,11 +25,12 @@ namespace {
 // Options as typed, before files are read.
 struct Arguments {
   CapturePlan plan;
-  std::string prompt_file, tokens_file, continuation_file, continuation_tokens_file, output;
+  std::string prompt_file, tokens_file, batch_file, continuation_file, continuation_tokens_file, output;
   std::vector<std::string> layers, spans;
   std::string query_rows = "all";
-  std::vector<int> full_query_layers;
   std::string task;
+  std::string gpu_layers = "0", shard_bytes = "1GiB";
+  int main_gpu = 0;
   double tolerance = 0;
   bool no_output_weights = false;
   bool no_check = false;
@@ -94,11 +99,34 @@ Span parse_range(const std::string& text) {
               {.parameter = "second-pass-range", .value = text});
 }
 
+int parse_gpu_layers(const std::string& text) {
+  if (text == "all") return all_layers;
+  return static_cast<int>(TextField{"gpu-layers", text}.integer(0, 1 << 20));
+}
+
+/// A capture goes into a directory when its name says so, or when there is one.
+bool names_directory(const std::string& output) {
+  std::error_code ignored;
+  return output.ends_with('/') || std::filesystem::is_directory(output, ignored);
+}
+
+std::filesystem::path directory_of(const std::string& output) {
+  std::error_code ignored;
+  if (output.ends_with(".h5") || std::filesystem::is_regular_file(output, ignored)) {
+    throw Error(ErrorCode::invalid_argument, "many prompts go into a directory of shards; name one",
+                {.file = output, .parameter = "output"});
+  }
+  const bool slash = output.size() > 1 && output.ends_with('/');
+  return slash ? output.substr(0, output.size() - 1) : output;
+}
+
 void complete_plan(Arguments& arguments, const CLI::App& command) {
   CapturePlan& plan = arguments.plan;
   plan.record.layers = parse_layers(arguments.layers);
-  plan.record.query_rows = parse_query_rows(arguments.query_rows);
-  plan.record.query_rows.full_layers = arguments.full_query_layers;
+  plan.record.queries = parse_query_sample("q-rows", arguments.query_rows);
+  plan.record.shard_bytes = TextField{"shard-bytes", arguments.shard_bytes}.bytes();
+  plan.engine.gpu_layers = parse_gpu_layers(arguments.gpu_layers);
+  if (command.count("--main-gpu") > 0) plan.engine.main_gpu = arguments.main_gpu;
   plan.record.output_weights = !arguments.no_output_weights;
   plan.record.check = !arguments.no_check;
   if (arguments.with_second_pass) plan.record.second_pass = arguments.second_pass;
@@ -139,14 +167,42 @@ void print_report(const CaptureReport& report, const Arguments& arguments) {
       report.tolerance);
 }
 
-void run(Arguments& arguments, const CLI::App& command) {
-  complete_plan(arguments, command);
+/// One prompt into one file. Returns the exit status.
+int run_single(const Arguments& arguments) {
   LlamaCapture capture(arguments.plan);
   const bool terminal = isatty(STDERR_FILENO) != 0;
-  const CaptureReport report = capture.run(arguments.output, [&](std::int32_t done, std::int32_t length) {
-    if (terminal) fmt::print(stderr, "\r{} of {} tokens{}", done, length, done == length ? "\n" : "");
-  });
-  print_report(report, arguments);
+  const StopOnSignal signals;
+  const RunControl control{.progress =
+                               [terminal](std::int32_t done, std::int32_t length) {
+                                 if (!terminal) return;
+                                 fmt::print(stderr, "\r{} of {} tokens{}", done, length, done == length ? "\n" : "");
+                               },
+                           .stop = &StopOnSignal::requested()};
+  try {
+    print_report(capture.run(arguments.output, control), arguments);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::interrupted) throw;
+    fmt::print(stderr, "evictsim-capture: interrupted; {} was not written\n", arguments.output);
+    return interrupted_status;
+  }
+  return 0;
+}
+
+int run(Arguments& arguments, const CLI::App& command) {
+  complete_plan(arguments, command);
+  const CapturePlan& plan = arguments.plan;
+  if (arguments.batch_file.empty() && !names_directory(arguments.output)) return run_single(arguments);
+  if (plan.record.measure_overhead) {
+    throw Error(ErrorCode::invalid_argument, "the cost of capturing is measured with one prompt into one file",
+                {.parameter = "measure-overhead"});
+  }
+  const std::filesystem::path directory = directory_of(arguments.output);
+  std::vector<BatchEntry> entries = {{0, plan.sequence}};
+  if (!arguments.batch_file.empty()) {
+    entries = parse_batch(read_text(arguments.batch_file), arguments.batch_file, plan.sequence);
+  }
+  BatchCapture batch(plan.model, plan.engine, plan.record, std::move(entries));
+  return run_batch(batch, directory, arguments.batch_file);
 }
 
 /// Passes beside the recorded one: the context read again, and documents read alone.
@@ -181,19 +237,59 @@ void add_other_passes(CLI::App& command, Arguments& arguments) {
   embeddings->excludes(header)->excludes(trailer);
 }
 
+/// Settings of the engine, all of which are recorded.
+void add_engine(CLI::App& command, Arguments& arguments) {
+  EngineSettings& engine = arguments.plan.engine;
+  const std::map<std::string, CacheType> caches = {{"f16", CacheType::float16}, {"f32", CacheType::float32}};
+  command.add_option("--cache-type", engine.cache_type, "the engine's KV cache: f16 (default) or f32")
+      ->transform(CLI::CheckedTransformer(caches));
+  const std::map<std::string, FlashAttention> modes = {
+      {"auto", FlashAttention::automatic}, {"on", FlashAttention::on}, {"off", FlashAttention::off}};
+  command.add_option("--flash-attention", engine.flash_attention, "auto (default), on or off")
+      ->transform(CLI::CheckedTransformer(modes));
+  command.add_option("--threads", engine.threads, "threads of the engine")->capture_default_str();
+  command.add_option("--ubatch", engine.ubatch, "prompt tokens per forward step")->capture_default_str();
+  command.add_option("--gpu-layers", arguments.gpu_layers, "layers that run on GPUs: a number, or all")
+      ->capture_default_str();
+  command.add_option("--main-gpu", arguments.main_gpu, "the only GPU to use, counted from 0")
+      ->default_str("layers are spread over all");
+}
+
+/// How traces are written.
+void add_writer(CLI::App& command, Arguments& arguments) {
+  RecordPlan& record = arguments.plan.record;
+  command.add_option("--writer-threads", record.writer_threads, "threads that compress and write")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  command.add_option("--shard-bytes", arguments.shard_bytes, "of a directory: from then on a new shard")
+      ->capture_default_str();
+  command.add_option("--shard-seconds", record.shard_seconds, "likewise")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
+      ->capture_default_str();
+}
+
 }  // namespace
 
-void add_run_command(CLI::App& app) {
+void add_run_command(CLI::App& app, int& status) {
   auto* command = app.add_subcommand("run", "Run a GGUF model over a prompt and write a trace");
   const auto arguments = std::make_shared<Arguments>();
   CapturePlan& plan = arguments->plan;
   command->add_option("--model", plan.model, "GGUF model file")->required();
-  command->add_option("-o,--output", arguments->output, "trace file to write")->required();
+  command
+      ->add_option("-o,--output", arguments->output,
+                   "trace file to write; DIRECTORY/ (and always with --prompts): shards and a manifest")
+      ->required();
 
   auto* prompt = command->add_option_group("prompt", "What the model reads (exactly one)");
   prompt->add_option("--prompt", arguments->prompt_file, "text file, - for standard input");
   prompt->add_option("--prompt-tokens", arguments->tokens_file, "file of token ids instead of text");
+  auto* batch =
+      prompt->add_option("--prompts", arguments->batch_file,
+                         "file of many prompts, a JSON object a line: {\"prompt\": \"...\", \"id\": \"...\"}");
   prompt->require_option(1);
+  command->add_option("--id", plan.sequence.id, "name of the prompt in the trace")
+      ->capture_default_str()
+      ->excludes(batch);
   command->add_flag("--chat-template", plan.sequence.chat_template,
                     "wrap the prompt as a user message in the model's template");
   command->add_option("--system", plan.sequence.system, "system message for --chat-template");
@@ -201,7 +297,8 @@ void add_run_command(CLI::App& app) {
       ->add_option(
           "--span", arguments->spans,
           "KIND=SNIPPET or KIND=tokens:FIRST:END, KIND one of evidence, question, document, turn, image; repeatable")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->excludes(batch);
   command->add_option("--task", arguments->task, "name of the task, kept in the trace");
 
   auto* decode =
@@ -211,15 +308,17 @@ void add_run_command(CLI::App& app) {
                                      "text file to decode instead (teacher forcing)");
   auto* forced_tokens =
       command->add_option("--continuation-tokens", arguments->continuation_tokens_file, "the same as token ids");
-  forced->excludes(decode)->excludes(forced_tokens);
-  forced_tokens->excludes(decode);
+  forced->excludes(decode)->excludes(forced_tokens)->excludes(batch);
+  forced_tokens->excludes(decode)->excludes(batch);
 
   command->add_option("--layers", arguments->layers, "layers to capture: all, or numbers with commas")
       ->delimiter(',')
       ->default_str("all");
-  command->add_option("--q-rows", arguments->query_rows, "rows of q to keep: all, or window:N+decode")
+  command
+      ->add_option("--q-rows", arguments->query_rows,
+                   "rows of q to keep: all, none, or parts joined by + out of window:N, decode, stride:N")
       ->capture_default_str();
-  command->add_option("--q-all-layers", arguments->full_query_layers, "layers that keep all rows of q even so")
+  command->add_option("--q-all-layers", plan.record.full_query_layers, "layers that keep all rows of q even so")
       ->delimiter(',');
   const std::map<std::string, TensorType> types = {
       {"f16", TensorType::float16}, {"bf16", TensorType::bfloat16}, {"f32", TensorType::float32}};
@@ -230,23 +329,15 @@ void add_run_command(CLI::App& app) {
   command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text in the trace");
 
   add_other_passes(*command, *arguments);
-
-  const std::map<std::string, CacheType> caches = {{"f16", CacheType::float16}, {"f32", CacheType::float32}};
-  command->add_option("--cache-type", plan.engine.cache_type, "the engine's KV cache: f16 (default) or f32")
-      ->transform(CLI::CheckedTransformer(caches));
-  const std::map<std::string, FlashAttention> modes = {
-      {"auto", FlashAttention::automatic}, {"on", FlashAttention::on}, {"off", FlashAttention::off}};
-  command->add_option("--flash-attention", plan.engine.flash_attention, "auto (default), on or off")
-      ->transform(CLI::CheckedTransformer(modes));
-  command->add_option("--threads", plan.engine.threads, "threads of the engine")->capture_default_str();
-  command->add_option("--ubatch", plan.engine.ubatch, "prompt tokens per forward step")->capture_default_str();
+  add_engine(*command, *arguments);
+  add_writer(*command, *arguments);
 
   command->add_flag("--no-check", arguments->no_check, "do not compare attention from the trace with the engine's own");
   command->add_option("--tolerance", arguments->tolerance,
                       "largest relative error of the check (default 2e-2; 1e-5 if all is float32)");
   command->add_flag("--measure-overhead", plan.record.measure_overhead,
                     "run twice more to measure and record the cost of capturing");
-  command->callback([arguments, command] { run(*arguments, *command); });
+  command->callback([arguments, command, &status] { status = run(*arguments, *command); });
 }
 
 }  // namespace evictsim::traces::capture

@@ -8,7 +8,8 @@ class App;
 
 namespace evictsim::traces::capture {
 
-/// Adds the subcommand and its options to `app`; parsing it runs the capture and prints its report.
-void add_run_command(CLI::App& app);
+/// Adds the subcommand and its options to `app`; parsing it runs the capture, prints its report and sets the exit
+/// status.
+void add_run_command(CLI::App& app, int& status);
 
 }  // namespace evictsim::traces::capture

@@ -7,14 +7,17 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "traces/capture/evictsim_capture.h"
 #include "traces/capture/sink/sink.h"
 
 using evictsim::Error;
 using evictsim::ErrorCode;
+using evictsim::traces::capture::Pass;
 using evictsim::traces::capture::Sink;
 using evictsim::traces::capture::WrongOrder;
 
@@ -120,6 +123,12 @@ Error null_argument(const char* name) {
   return {ErrorCode::invalid_argument, "must not be null", {.file = {}, .dataset = {}, .parameter = name, .value = {}}};
 }
 
+Error wrong_pass(std::int32_t pass, const char* rule) {
+  return {ErrorCode::invalid_argument,
+          rule,
+          {.file = {}, .dataset = {}, .parameter = "pass", .value = std::to_string(pass)}};
+}
+
 }  // namespace
 
 extern "C" {
@@ -157,6 +166,14 @@ std::int32_t evictsim_capture_model(evictsim_capture* capture, const char* attri
   });
 }
 
+std::int32_t evictsim_capture_setting(evictsim_capture* capture, const char* name, const char* value) {
+  return with_sink(capture, [&](Sink& sink) {
+    if (name == nullptr) throw null_argument("name");
+    if (value == nullptr) throw null_argument("value");
+    sink.add_setting(name, value);
+  });
+}
+
 std::int32_t evictsim_capture_weight(evictsim_capture* capture, const DLTensor* tensor, std::int32_t weight,
                                      std::int32_t layer) {
   return with_sink(capture, [&](Sink& sink) { sink.add_weight(tensor, weight, layer); });
@@ -170,10 +187,51 @@ std::int32_t evictsim_capture_describe_request(evictsim_capture* capture, const 
   });
 }
 
+std::int32_t evictsim_capture_describe_second_pass(evictsim_capture* capture, const char* request_id,
+                                                   const std::int32_t* positions, const std::int32_t* chunks,
+                                                   size_t rows) {
+  return with_sink(capture, [&](Sink& sink) {
+    if (request_id == nullptr) throw null_argument("request_id");
+    if (positions == nullptr) throw null_argument("positions");
+    if (chunks == nullptr) throw null_argument("chunks");
+    evictsim::traces::SecondPass second_pass;
+    second_pass.positions.assign(positions, positions + rows);
+    for (size_t i = 0; i < rows; ++i) second_pass.chunk.push_back({chunks[2 * i], chunks[2 * i + 1]});
+    sink.describe_second_pass(request_id, std::move(second_pass));
+  });
+}
+
+std::int32_t evictsim_capture_describe_packets(evictsim_capture* capture, const char* request_id, std::int32_t pass,
+                                               const evictsim_capture_packet* packets, size_t count) {
+  return with_sink(capture, [&](Sink& sink) {
+    if (request_id == nullptr) throw null_argument("request_id");
+    if (packets == nullptr) throw null_argument("packets");
+    if (pass != EVICTSIM_CAPTURE_WRAPPED_PACKETS && pass != EVICTSIM_CAPTURE_BARE_PACKETS) {
+      throw wrong_pass(pass, "must be EVICTSIM_CAPTURE_WRAPPED_PACKETS or EVICTSIM_CAPTURE_BARE_PACKETS");
+    }
+    evictsim::traces::Packets documents;
+    for (const evictsim_capture_packet& packet : std::span(packets, count)) {
+      documents.push_back({{packet.first, packet.last}, packet.header, packet.trailer});
+    }
+    sink.describe_packets(request_id, set_of(static_cast<Pass>(pass)), std::move(documents));
+  });
+}
+
 std::int32_t evictsim_capture_begin_step(evictsim_capture* capture, const evictsim_capture_rows* rows, size_t count) {
   return with_sink(capture, [&](Sink& sink) {
     if (rows == nullptr && count > 0) throw null_argument("rows");
     sink.begin_step({rows, count});
+  });
+}
+
+std::int32_t evictsim_capture_begin_pass(evictsim_capture* capture, std::int32_t pass,
+                                         const evictsim_capture_rows* rows, size_t count) {
+  return with_sink(capture, [&](Sink& sink) {
+    if (rows == nullptr && count > 0) throw null_argument("rows");
+    if (pass < EVICTSIM_CAPTURE_SECOND_PASS || pass > EVICTSIM_CAPTURE_BEHIND_BARE) {
+      throw wrong_pass(pass, "there is no such pass");
+    }
+    sink.begin_pass(static_cast<Pass>(pass), {rows, count});
   });
 }
 
@@ -209,6 +267,13 @@ std::int32_t evictsim_capture_finish_request(evictsim_capture* capture, const ch
   return with_sink(capture, [&](Sink& sink) {
     if (request_id == nullptr) throw null_argument("request_id");
     sink.finish_request(request_id);
+  });
+}
+
+std::int32_t evictsim_capture_discard_request(evictsim_capture* capture, const char* request_id) {
+  return with_sink(capture, [&](Sink& sink) {
+    if (request_id == nullptr) throw null_argument("request_id");
+    sink.discard_request(request_id);
   });
 }
 

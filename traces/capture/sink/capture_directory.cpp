@@ -17,7 +17,9 @@
 #include <utility>
 #include <vector>
 
+#include "traces/checksum.h"
 #include "traces/manifest.h"
+#include "traces/model_record.h"
 
 namespace evictsim::traces::capture {
 namespace {
@@ -49,6 +51,17 @@ std::optional<int> number_of(const std::string& name) {
   return number;
 }
 
+/// A sealed model record that is not in the manifest: its name says what it must hold.
+Shard describe_record(const std::filesystem::path& file) {
+  const std::string checksum = shard_checksum(file);
+  if (model_record_name(checksum) != file.filename()) {
+    throw Error(ErrorCode::checksum_mismatch, "altered: its name is not the one that its contents give",
+                {.file = file.string()});
+  }
+  return {
+      .name = file.filename().string(), .bytes = readable_file_size(file), .checksum = checksum, .model_record = true};
+}
+
 std::vector<std::string> names_in(const std::filesystem::path& directory) {
   std::vector<std::string> names;
   std::error_code failure;
@@ -63,9 +76,11 @@ std::vector<std::string> names_in(const std::filesystem::path& directory) {
 
 }  // namespace
 
-CaptureDirectory::CaptureDirectory(std::filesystem::path path)
-    : path_(std::move(path)), directory_(created(path_), O_RDONLY | O_DIRECTORY, "open the directory") {
-  if (::flock(directory_.get(), LOCK_EX | LOCK_NB) != 0) {
+CaptureDirectory::CaptureDirectory(std::filesystem::path path, const CaptureOptions& options)
+    : path_(std::move(path)), single_file_(options.single_file) {
+  if (single_file_) return;
+  directory_.emplace(created(path_), O_RDONLY | O_DIRECTORY, "open the directory");
+  if (::flock(directory_->get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) throw system_error(errno, path_, "lock the directory");
     throw Error(ErrorCode::invalid_argument, "another capture writes into this directory; give each its own",
                 {.file = path_.string()});
@@ -73,10 +88,11 @@ CaptureDirectory::CaptureDirectory(std::filesystem::path path)
   if (::access(path_.c_str(), W_OK | X_OK) != 0) throw system_error(errno, path_, "write into the directory");
   remove_unsealed();
   repair_manifest();
-  adopt_shards();
+  adopt_sealed(options.check_contents);
 }
 
 std::filesystem::path CaptureDirectory::next_shard() {
+  if (single_file_) return path_;
   return path_ / fmt::format("{}{:06}{}", shard_prefix, next_++, shard_suffix);
 }
 
@@ -104,17 +120,26 @@ void CaptureDirectory::repair_manifest() const {
   }
 }
 
-void CaptureDirectory::adopt_shards() {
+void CaptureDirectory::adopt_sealed(bool check_contents) {
   const std::filesystem::path manifest = path_ / manifest_name;
+  const auto check = check_contents ? check_shard : check_shard_size;
   std::set<std::string> known;
   std::error_code ignored;
-  if (std::filesystem::exists(manifest, ignored) && readable_file_size(manifest) > 0) {
-    for (const Shard& shard : read_manifest(path_)) {
-      check_shard(path_, shard);
-      known.insert(shard.name);
+  if (std::filesystem::exists(manifest, ignored)) {
+    const Manifest named = read_manifest(path_);
+    for (const auto& list : {named.model_records, named.shards}) {
+      for (const Shard& sealed : list) {
+        check(path_, sealed);
+        known.insert(sealed.name);
+      }
     }
   }
-  for (const std::string& name : names_in(path_)) {
+  const std::vector<std::string> names = names_in(path_);
+  // First what shards may link to.
+  for (const std::string& name : names) {
+    if (is_model_record_name(name) && !known.contains(name)) append_to_manifest(path_, describe_record(path_ / name));
+  }
+  for (const std::string& name : names) {
     const std::optional<int> number = number_of(name);
     if (!number) continue;
     next_ = std::max(next_, *number + 1);

@@ -38,27 +38,6 @@ std::vector<std::string> words(const std::string& text, char separator) {
   return parts;
 }
 
-QuerySample parse_queries(const TextField& field) {
-  QuerySample sample;
-  if (field.value == "all") return sample;
-  sample.all = false;
-  if (field.value == "none") return sample;
-  const auto number = [&](const std::string& part, std::string_view prefix, std::int32_t& target) {
-    if (!part.starts_with(prefix)) return false;
-    const char* end = part.data() + part.size();
-    const auto [rest, failure] = std::from_chars(part.data() + prefix.size(), end, target);
-    return failure == std::errc{} && rest == end && target > 0;
-  };
-  for (const std::string& part : words(field.value, '+')) {
-    if (part == "decode") {
-      sample.decode = true;
-    } else if (!number(part, "window:", sample.window) && !number(part, "stride:", sample.stride)) {
-      throw field.wrong("must be all, none, or parts joined by + out of window:N, decode and stride:N");
-    }
-  }
-  return sample;
-}
-
 void parse_channels(const TextField& field, std::array<bool, role_count>& channels) {
   channels.fill(false);
   if (field.value == "none") return;
@@ -109,7 +88,8 @@ const Setters<CaptureOptions>& option_setters() {
   static const Setters<Options> setters = {
       {"layers", [](const TextField& field, Options& options) { options.layers = field.indices(); }},
       {"kv_heads", [](const TextField& field, Options& options) { options.kv_heads = field.indices(); }},
-      {"q_rows", [](const TextField& field, Options& options) { options.queries = parse_queries(field); }},
+      {"q_rows",
+       [](const TextField& field, Options& options) { options.queries = parse_query_sample(field.name, field.value); }},
       {"q_all_layers", [](const TextField& field, Options& options) { options.full_query_layers = field.indices(); }},
       {"x", [](const TextField& field, Options& options) { options.hidden = field.flag(); }},
       {"channels", [](const TextField& field, Options& options) { parse_channels(field, options.channels); }},
@@ -132,6 +112,9 @@ const Setters<CaptureOptions>& option_setters() {
        [](const TextField& field, Options& options) { options.shard_seconds = field.integer(1, most); }},
       {"device_ring", [](const TextField& field, Options& options) { options.device_ring_bytes = field.bytes(); }},
       {"graph_ring", [](const TextField& field, Options& options) { options.graph_ring_bytes = field.bytes(); }},
+      {"check", [](const TextField& field,
+                   Options& options) { options.check_contents = parse_choice(field, "contents", "size"); }},
+      {"single_file", [](const TextField& field, Options& options) { options.single_file = field.flag(); }},
   };
   return setters;
 }
@@ -230,15 +213,73 @@ CaptureOptions parse_capture_options(const char* text) {
   return options;
 }
 
+QuerySample parse_query_sample(const std::string& parameter, const std::string& text) {
+  QuerySample sample;
+  if (text == "all") return sample;
+  sample.all = false;
+  if (text == "none") return sample;
+  const auto number = [](const std::string& part, std::string_view prefix, std::int32_t least, std::int32_t& target) {
+    if (!part.starts_with(prefix)) return false;
+    const char* end = part.data() + part.size();
+    const auto [rest, failure] = std::from_chars(part.data() + prefix.size(), end, target);
+    return failure == std::errc{} && rest == end && target >= least;
+  };
+  for (const std::string& part : words(text, '+')) {
+    if (part == "decode") {
+      sample.decode = true;
+    } else if (!number(part, "window:", 0, sample.window) && !number(part, "stride:", 1, sample.stride)) {
+      throw Error(ErrorCode::invalid_argument,
+                  "must be all, none, or parts joined by + out of window:N, decode and stride:N, such as "
+                  "window:64+decode",
+                  {.file = {}, .dataset = {}, .parameter = parameter, .value = text});
+    }
+  }
+  return sample;
+}
+
 int ModelRecord::place_of(int layer) const {
   const auto place = std::lower_bound(stored.layers.begin(), stored.layers.end(), layer);
   return place != stored.layers.end() && *place == layer ? static_cast<int>(place - stored.layers.begin()) : -1;
 }
 
+ModelRecord make_model_record(Header header, const CaptureOptions& options) {
+  ModelRecord record;
+  header.layers = options.layers;
+  for (int layer = 0; options.layers.empty() && layer < header.num_layers; ++layer) header.layers.push_back(layer);
+  require_below(header.layers, header.num_layers, "layers", "layers");
+  require_below(options.full_query_layers, header.num_layers, "q_all_layers", "layers");
+  require_below(options.kv_heads, header.num_kv_heads, "kv_heads", "KV heads");
+  if (!header.sliding_window.empty()) {
+    if (header.sliding_window.size() != static_cast<std::size_t>(header.num_layers)) {
+      throw Error(ErrorCode::invalid_argument, "must have one value per layer of the model",
+                  {.file = {}, .dataset = {}, .parameter = "sliding_window", .value = {}});
+    }
+    std::vector<int> captured;
+    for (const int layer : header.layers) {
+      captured.push_back(header.sliding_window[static_cast<std::size_t>(layer)]);
+    }
+    header.sliding_window = std::move(captured);
+  }
+  record.pushed = std::move(header);
+  record.stored = record.pushed;
+  const Header& pushed = record.pushed;
+  if (!options.kv_heads.empty() && options.kv_heads.size() != static_cast<std::size_t>(pushed.num_kv_heads)) {
+    if (pushed.num_query_heads % pushed.num_kv_heads != 0) return record;  // the header's own check says it best
+    record.kv_heads.assign(options.kv_heads.begin(), options.kv_heads.end());
+    for (const int head : record.kv_heads) {
+      for (int member = 0; member < pushed.group_size(); ++member) {
+        record.query_heads.push_back(head * pushed.group_size() + member);
+      }
+    }
+    record.stored.num_kv_heads = static_cast<int>(record.kv_heads.size());
+    record.stored.num_query_heads = static_cast<int>(record.query_heads.size());
+  }
+  return record;
+}
+
 ModelRecord parse_model_record(const char* text, const CaptureOptions& options) {
   std::vector<TextField> fields = parse_fields(text);
-  ModelRecord record;
-  Header& header = record.pushed;
+  Header header;
   // Settings of the engine go into the trace as they are.
   const auto extra = std::stable_partition(fields.begin(), fields.end(), [](const TextField& field) {
     return !field.name.starts_with("capture_") || field.name == "capture_overhead";
@@ -259,36 +300,10 @@ ModelRecord parse_model_record(const char* text, const CaptureOptions& options) 
     for (int pair = 0; !given("inv_freq") && pair < header.rotated() / 2; ++pair) {
       header.inv_freq.push_back(std::pow(header.rope_theta, -2.0 * pair / header.rotated()));
     }
+  } else if (!given("rotary_dim")) {
+    header.rotary_dim = 0;
   }
-  for (int layer = 0; options.layers.empty() && layer < header.num_layers; ++layer) header.layers.push_back(layer);
-  if (!options.layers.empty()) header.layers = options.layers;
-  require_below(header.layers, header.num_layers, "layers", "layers");
-  require_below(options.full_query_layers, header.num_layers, "q_all_layers", "layers");
-  require_below(options.kv_heads, header.num_kv_heads, "kv_heads", "KV heads");
-  if (!header.sliding_window.empty()) {
-    if (header.sliding_window.size() != static_cast<std::size_t>(header.num_layers)) {
-      throw Error(ErrorCode::invalid_argument, "must have one value per layer of the model",
-                  {.file = {}, .dataset = {}, .parameter = "sliding_window", .value = {}});
-    }
-    std::vector<int> captured;
-    for (const int layer : header.layers) {
-      captured.push_back(header.sliding_window[static_cast<std::size_t>(layer)]);
-    }
-    header.sliding_window = std::move(captured);
-  }
-  record.stored = header;
-  if (!options.kv_heads.empty() && options.kv_heads.size() != static_cast<std::size_t>(header.num_kv_heads)) {
-    if (header.num_query_heads % header.num_kv_heads != 0) return record;  // the header's own check says it best
-    record.kv_heads.assign(options.kv_heads.begin(), options.kv_heads.end());
-    for (const int head : record.kv_heads) {
-      for (int member = 0; member < header.group_size(); ++member) {
-        record.query_heads.push_back(head * header.group_size() + member);
-      }
-    }
-    record.stored.num_kv_heads = static_cast<int>(record.kv_heads.size());
-    record.stored.num_query_heads = static_cast<int>(record.query_heads.size());
-  }
-  return record;
+  return make_model_record(std::move(header), options);
 }
 
 }  // namespace evictsim::traces::capture

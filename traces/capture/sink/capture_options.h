@@ -51,12 +51,17 @@ struct CaptureOptions {
   std::int64_t shard_seconds = 300;                    ///< likewise
   std::size_t device_ring_bytes = std::size_t{256} << 20;
   std::size_t graph_ring_bytes = 0;  ///< for tensors inside CUDA graphs
+  bool check_contents = false;       ///< of what is sealed already, when a capture goes on; else sizes alone
+  bool single_file = false;          ///< one trace file that appears at close, in place of a directory of shards
 
   CaptureOptions();  ///< every channel but cos_final, which must hold a step's residual stream of all layers
 };
 
 /// Throws Error(invalid_argument) naming the option and what would be right.
 CaptureOptions parse_capture_options(const char* text);
+/// Reads the option q_rows: all, none, or parts joined by + out of window:N, decode and stride:N.
+/// Throws Error(invalid_argument) naming `parameter`.
+QuerySample parse_query_sample(const std::string& parameter, const std::string& text);
 
 /// A model and the part of it that is captured.
 struct ModelRecord {
@@ -68,7 +73,10 @@ struct ModelRecord {
   [[nodiscard]] int place_of(int layer) const;
 };
 
-/// Reads the attributes of evictsim_capture_model. Throws Error(invalid_argument, invalid_value).
+/// The part of a model that `options` want. Of `header`, `layers` is not looked at, and sliding_window has one value
+/// per layer of the model, or none. Throws Error(invalid_argument, invalid_value).
+ModelRecord make_model_record(Header header, const CaptureOptions& options);
+/// Reads the attributes of evictsim_capture_model, then as above.
 ModelRecord parse_model_record(const char* text, const CaptureOptions& options);
 
 }  // namespace evictsim::traces::capture

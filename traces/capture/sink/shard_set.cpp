@@ -10,13 +10,14 @@ using Clock = std::chrono::steady_clock;
 void add(Losses& losses, const Losses& more) {
   losses.rows += more.rows;
   losses.requests += more.requests;
+  losses.passes += more.passes;
   if (!more.last.empty()) losses.last = more.last;
 }
 
 }  // namespace
 
 struct SequenceWriter::UsedShard {
-  UsedShard(std::filesystem::path path, const Header& header, const WriterOptions& options, const WeightStore* weights)
+  UsedShard(std::filesystem::path path, const Header& header, const WriterOptions& options, WeightStore* weights)
       : shard(std::move(path), header, options, weights) {}
 
   OpenShard shard;
@@ -33,18 +34,18 @@ SequenceWriter::SequenceWriter(ShardSet& set, std::shared_ptr<UsedShard> shard, 
 
 SequenceWriter::~SequenceWriter() { set_.reserved_ -= reserved_; }
 
-void SequenceWriter::write(RequestRecording::Chunk chunk) {
+void SequenceWriter::write(Chunk chunk) {
   ++pending_;
   const std::size_t bytes = chunk.bytes.size();
   // Shared, because the pool's jobs must be copyable.
-  auto shared = std::make_shared<RequestRecording::Chunk>(std::move(chunk));
+  auto shared = std::make_shared<Chunk>(std::move(chunk));
   set_.pool_.submit(bytes, [self = shared_from_this(), shared = std::move(shared)](ChunkEncoder& encoder) {
-    const RequestRecording::Chunk& rows = *shared;
+    const Chunk& rows = *shared;
     const CaptureOptions& options = self->set_.options_;
     const EncodedChunk encoded =
-        options.compress ? encoder.encode(rows.bytes, hdf5::element_size(options.type)) : EncodedChunk{rows.bytes, 0};
-    const std::uint64_t written = self->shard_->shard.write_chunk(self->sequence_, rows.place, rows.tensor, rows.first,
-                                                                  rows.first + rows.rows, encoded);
+        options.compress ? encoder.encode(rows.bytes.all(), hdf5::element_size(options.type)) : EncodedChunk{rows.bytes.all(), 0};
+    const std::uint64_t written =
+        self->shard_->shard.write_chunk(self->sequence_, rows.place, rows.first, rows.first + rows.rows, encoded);
     self->shard_->bytes += written;
     self->set_.written_bytes_ += written;
     self->release();
@@ -80,12 +81,13 @@ void SequenceWriter::complete() {
 }
 
 ShardSet::ShardSet(CaptureDirectory& directory, WriterPool& pool, const CaptureOptions& options, const Header& header,
-                   const WeightStore* weights)
+                   WeightStore* weights)
     : directory_(directory), pool_(pool), options_(options), header_(header), weights_(weights) {}
 
 ShardSet::~ShardSet() = default;
 
 bool ShardSet::is_old() const {
+  if (options_.single_file) return false;
   return current_->bytes >= options_.shard_bytes ||
          Clock::now() - current_->opened >= std::chrono::seconds(options_.shard_seconds);
 }
@@ -121,7 +123,7 @@ void ShardSet::seal(SequenceWriter::UsedShard& shard) {
     losses = std::exchange(carried_, {});
   }
   add(losses, shard.losses);
-  if (shard.shard.seal(losses)) {
+  if (shard.shard.seal(losses, !options_.single_file)) {
     ++sealed_;
     return;
   }

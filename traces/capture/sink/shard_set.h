@@ -29,7 +29,7 @@ class SequenceWriter : public std::enable_shared_from_this<SequenceWriter> {
   SequenceWriter& operator=(const SequenceWriter&) = delete;
   ~SequenceWriter();
 
-  void write(RequestRecording::Chunk chunk);
+  void write(Chunk chunk);
   /// No chunk follows. `losses` are those of this request.
   void finish(SequenceEnd end, const Losses& losses);
   void discard(const Losses& losses);
@@ -52,7 +52,7 @@ class ShardSet {
  public:
   /// All of them must outlive this object; `weights` may be null.
   ShardSet(CaptureDirectory& directory, WriterPool& pool, const CaptureOptions& options, const Header& header,
-           const WeightStore* weights);
+           WeightStore* weights);
   ~ShardSet();
 
   /// Starts a sequence in the current shard, or in a new one when that is full or old. Null when the unfinished chunks
@@ -75,7 +75,7 @@ class ShardSet {
   WriterPool& pool_;
   const CaptureOptions& options_;
   const Header& header_;
-  const WeightStore* weights_;
+  WeightStore* weights_;
   std::shared_ptr<SequenceWriter::UsedShard> current_;
   std::atomic<std::size_t> reserved_{0};
   std::atomic<std::uint64_t> written_bytes_{0}, sealed_{0};

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "traces/capture/sink/text_fields.h"
@@ -27,7 +28,7 @@ Error bad_range(const evictsim_capture_rows& range, const std::string& rule) {
 }  // namespace
 
 Sink::Sink(const std::filesystem::path& directory, CaptureOptions options)
-    : options_(std::move(options)), directory_(directory) {
+    : options_(std::move(options)), directory_(directory, options_) {
   pool_ = std::make_unique<WriterPool>(options_.threads, options_.queue_bytes, [this] {
     // Waiting for the lock would stop a writer that its holder may wait for.
     const std::unique_lock lock(mutex_, std::try_to_lock);
@@ -55,9 +56,17 @@ void Sink::require_model() const {
 
 void Sink::set_model(const char* attributes) {
   const std::lock_guard lock(mutex_);
+  take_model(parse_model_record(attributes, options_));
+}
+
+void Sink::set_model(Header header) {
+  const std::lock_guard lock(mutex_);
+  take_model(make_model_record(std::move(header), options_));
+}
+
+void Sink::take_model(ModelRecord record) {
   require_sound();
   if (has_model_) throw WrongOrder("the model record was given before");
-  ModelRecord record = parse_model_record(attributes, options_);
   record.stored.created = now();
   auto& extra = record.stored.extra;
   extra["capture_token_ids"] = options_.hash_token_ids ? "hashed" : "plain";
@@ -65,16 +74,32 @@ void Sink::set_model(const char* attributes) {
   require_valid(record.pushed, "");
   require_valid(record.stored, "");
   model_ = std::move(record);
-  weights_ = std::make_unique<WeightStore>(directory_.path(), model_.stored, options_.type);
+  weights_ = std::make_unique<WeightStore>(directory_.weights(), model_.stored, options_.type, !options_.single_file);
   if (options_.hash_token_ids) cipher_ = std::make_unique<TokenCipher>(options_.token_key, model_.pushed.vocab_size);
   shards_ = std::make_unique<ShardSet>(directory_, *pool_, options_, model_.stored, weights_.get());
   has_model_ = true;
 }
 
-void Sink::describe_request(const std::string& request_id, const char* attributes, const char* text) {
+void Sink::add_setting(const std::string& name, const std::string& value) {
   const std::lock_guard lock(mutex_);
   require_model();
+  if (has_begun_) throw WrongOrder("settings come before the first step");
+  constexpr std::string_view prefix = "capture_";
+  if (!name.starts_with(prefix) || name.size() == prefix.size()) {
+    throw Error(ErrorCode::invalid_argument, "must be called capture_ and something",
+                {.file = {}, .dataset = {}, .parameter = "name", .value = name});
+  }
+  model_.stored.extra[name] = value;
+}
+
+/// Of a request whose first step has not come.
+RequestDescription& Sink::description_of(const std::string& request_id) {
+  require_model();
   if (requests_.contains(request_id)) throw WrongOrder("a request is described before its first step");
+  return descriptions_[request_id];
+}
+
+void Sink::describe_request(const std::string& request_id, const char* attributes, const char* text) {
   SequenceInfo info;
   for (const TextField& field : parse_fields(attributes)) {
     if (field.name == "task") {
@@ -89,11 +114,21 @@ void Sink::describe_request(const std::string& request_id, const char* attribute
       throw field.wrong("there is no such attribute of a request; there are task and span");
     }
   }
-  if (text != nullptr && options_.store_text) info.text = text;
-  descriptions_[request_id] = std::move(info);
+  if (text != nullptr) info.text = text;
+  describe_request(request_id, std::move(info));
 }
 
-void Sink::check_ranges(std::span<const evictsim_capture_rows> ranges) const {
+void Sink::describe_request(const std::string& request_id, SequenceInfo info) {
+  const std::lock_guard lock(mutex_);
+  RequestDescription& description = description_of(request_id);
+  description.info = {};
+  description.info.task = std::move(info.task);
+  description.info.spans = std::move(info.spans);
+  if (options_.store_text) description.info.text = std::move(info.text);
+}
+
+/// Which rows the ranges of a step name.
+void Sink::check_places(std::span<const evictsim_capture_rows> ranges) const {
   std::vector<std::pair<std::int64_t, std::int64_t>> places;
   std::vector<std::string> names;
   constexpr std::int64_t most = std::int64_t{1} << 31;
@@ -104,17 +139,6 @@ void Sink::check_ranges(std::span<const evictsim_capture_rows> ranges) const {
     }
     if (range.first_row >= most || range.count >= most || range.first_position + range.count >= most) {
       throw bad_range(range, "has more rows than a sequence can have");
-    }
-    if (range.count > 0 && range.token_ids == nullptr) throw bad_range(range, "token_ids must not be null");
-    for (std::int64_t i = 0; i < range.count; ++i) {
-      if (range.token_ids[i] >= 0 && range.token_ids[i] < model_.pushed.vocab_size) continue;
-      throw bad_range(range, fmt::format("token id {} lies outside the vocabulary, 0 to {}", range.token_ids[i],
-                                         model_.pushed.vocab_size - 1));
-    }
-    const auto known = requests_.find(range.request_id);
-    const RequestRecording* recording = known == requests_.end() ? nullptr : known->second->recording.get();
-    if (recording != nullptr && range.prompt_length != 0 && range.prompt_length != recording->prompt_length()) {
-      throw bad_range(range, fmt::format("prompt_length was {} before", recording->prompt_length()));
     }
     if (range.count > 0) places.emplace_back(range.first_row, range.first_row + range.count);
     names.emplace_back(range.request_id);
@@ -129,6 +153,23 @@ void Sink::check_ranges(std::span<const evictsim_capture_rows> ranges) const {
   const auto twice = std::adjacent_find(names.begin(), names.end());
   if (twice != names.end()) {
     throw Error(ErrorCode::invalid_argument, fmt::format("request {} has two ranges in one step", *twice));
+  }
+}
+
+/// What the ranges say about their tokens.
+void Sink::check_tokens(std::span<const evictsim_capture_rows> ranges) const {
+  for (const evictsim_capture_rows& range : ranges) {
+    if (range.count > 0 && range.token_ids == nullptr) throw bad_range(range, "token_ids must not be null");
+    for (std::int64_t i = 0; i < range.count; ++i) {
+      if (range.token_ids[i] >= 0 && range.token_ids[i] < model_.pushed.vocab_size) continue;
+      throw bad_range(range, fmt::format("token id {} lies outside the vocabulary, 0 to {}", range.token_ids[i],
+                                         model_.pushed.vocab_size - 1));
+    }
+    const auto known = requests_.find(range.request_id);
+    const RequestRecording* recording = known == requests_.end() ? nullptr : known->second->recording.get();
+    if (recording != nullptr && range.prompt_length != 0 && range.prompt_length != recording->prompt_length()) {
+      throw bad_range(range, fmt::format("prompt_length was {} before", recording->prompt_length()));
+    }
   }
 }
 
@@ -149,14 +190,15 @@ Sink::Request& Sink::request_of(const evictsim_capture_rows& range) {
   const auto known = requests_.find(range.request_id);
   if (known != requests_.end()) return *known->second;
   auto request = std::make_unique<Request>();
-  if (admit()) request->writer = shards_->begin_sequence(RequestRecording::most_pending_bytes(model_, options_));
+  RequestDescription& description = descriptions_[range.request_id];
+  if (admit()) {
+    request->writer = shards_->begin_sequence(RequestRecording::most_pending_bytes(description, model_, options_));
+  }
   request->number = next_request_++;
   if (request->writer) {
-    request->recording = std::make_unique<RequestRecording>(range.request_id, model_, options_);
+    request->recording = std::make_unique<RequestRecording>(range.request_id, std::move(description), model_, options_);
     request->recording->set_prompt_length(range.prompt_length != 0 ? range.prompt_length
                                                                    : static_cast<std::int32_t>(range.count));
-    const auto description = descriptions_.find(range.request_id);
-    if (description != descriptions_.end()) request->recording->describe(std::move(description->second));
     by_number_[request->number] = request.get();
   } else {
     ++counters_.skipped_requests;
@@ -207,22 +249,29 @@ void Sink::begin_step(std::span<const evictsim_capture_rows> ranges) {
   const std::lock_guard lock(mutex_);
   require_model();
   if (step_.open) throw WrongOrder("the step before has not ended");
-  check_ranges(ranges);
+  check_places(ranges);
+  check_tokens(ranges);
   has_begun_ = true;
   shards_->rotate_when_old();
+  open_step(Pass::sequence);
   std::vector<evictsim_capture_rows> ordered(ranges.begin(), ranges.end());
   std::sort(ordered.begin(), ordered.end(),
             [](const evictsim_capture_rows& a, const evictsim_capture_rows& b) { return a.first_row < b.first_row; });
-  step_.rows = std::make_shared<RowMap>();
-  step_.queries = std::make_shared<RowMap>();
-  step_.rows->step = step_.queries->step = step_.number;
-  step_.pushed.assign(static_cast<std::size_t>(role_count) * static_cast<std::size_t>(model_.pushed.num_layers + 1),
-                      false);
   // Requests are met in the order of the caller's list: which ones are sampled does not depend on their rows.
   for (const evictsim_capture_rows& range : ranges) request_of(range);
   for (const evictsim_capture_rows& range : ordered) add_rows(request_of(range), range);
   step_.open = true;
   count_call(start);
+}
+
+/// Empty maps for a step that begins.
+void Sink::open_step(Pass pass) {
+  step_.rows = std::make_shared<RowMap>();
+  step_.queries = pass == Pass::sequence ? std::make_shared<RowMap>() : step_.rows;
+  step_.rows->step = step_.queries->step = step_.number;
+  step_.rows->pass = step_.queries->pass = pass;
+  step_.pushed.assign(static_cast<std::size_t>(role_count) * static_cast<std::size_t>(model_.pushed.num_layers + 1),
+                      false);
 }
 
 void Sink::end_step() {
@@ -237,34 +286,53 @@ void Sink::close_step() {
   step_.open = false;
   ++step_.number;
   std::string missing;
+  const Pass pass = step_.rows->pass;
+  const bool beside = pass != Pass::sequence;
   for (const int layer : model_.stored.layers) {
-    const auto require = [&](Role role, const char* name) {
+    const auto require = [&](Role role, LayerTensor tensor) {
+      if (beside && !pass_needs(pass, tensor)) return;
       if (missing.empty() && !rows_for(role, layer)->source.empty() && !is_pushed(role, layer)) {
-        missing = fmt::format("layer {}: {} was not pushed in this step", layer, name);
+        missing = fmt::format("layer {}: {} was not pushed in this step", layer, to_string(tensor));
       }
     };
-    require(Role::key, "k");
-    require(Role::value, "v");
-    require(Role::query, "q");
-    if (options_.hidden) require(Role::hidden, "x");
+    require(Role::key, LayerTensor::key);
+    require(Role::value, LayerTensor::value);
+    require(Role::query, LayerTensor::query);
+    if (options_.hidden && !beside) require(Role::hidden, LayerTensor::hidden);
   }
   if (missing.empty()) return;
   const RowMap& rows = *step_.rows;
   for (std::size_t i = 0; i < rows.origin.size(); ++i) {
     Request* request = find(rows.origin[i].request);
-    if (request != nullptr) request->recording->lose(rows.origin[i].token, missing);
+    if (request == nullptr) continue;
+    if (beside) {
+      request->recording->lose(pass, missing);
+    } else {
+      request->recording->lose(rows.origin[i].token, missing);
+    }
   }
   throw WrongOrder(missing);
 }
 
 void Sink::finish_request(const std::string& request_id) {
   const std::lock_guard lock(mutex_);
+  conclude(request_id, false);
+}
+
+void Sink::discard_request(const std::string& request_id) {
+  const std::lock_guard lock(mutex_);
+  conclude(request_id, true);
+}
+
+void Sink::conclude(const std::string& request_id, bool discard) {
   require_model();
-  if (step_.open) throw WrongOrder("a request ends between steps");
+  if (step_.open && !discard) throw WrongOrder("a request ends between steps");
+  if (step_.open) throw WrongOrder("a request is given up between steps");
   descriptions_.erase(request_id);
   const auto place = requests_.find(request_id);
   if (place == requests_.end()) return;
   place->second->finished = true;
+  place->second->discarded = discard;
   if (place->second->on_their_way == 0) {
     end_request(*place->second);
   } else {
@@ -277,13 +345,19 @@ void Sink::finish_request(const std::string& request_id) {
 void Sink::end_request(Request& request) {
   if (!request.recording) return;
   RequestRecording& recording = *request.recording;
+  by_number_.erase(request.number);
+  if (request.discarded) {
+    counters_.rows -= static_cast<std::uint64_t>(request.seen);
+    ++counters_.skipped_requests;
+    request.writer->discard({});
+    return;
+  }
   const std::int32_t length = recording.final_length();
   Losses losses{.rows = request.seen - length, .requests = length == 0 ? 1 : 0, .last = recording.last_loss()};
   if (length == 0 && losses.last.empty()) {
     losses.last = fmt::format("request {} ended before its prompt did", recording.request_id());
   }
   counters_.dropped_rows += static_cast<std::uint64_t>(losses.rows);
-  if (losses.rows > 0) last_loss_ = losses.last;
   if (length == 0) {
     ++counters_.dropped_requests;
     request.writer->discard(losses);
@@ -291,14 +365,17 @@ void Sink::end_request(Request& request) {
     ++counters_.requests;
     SequenceWriter& writer = *request.writer;
     SequenceEnd end = recording.finish(
-        [&writer](RequestRecording::Chunk& chunk) {
+        [&writer](Chunk& chunk) {
           writer.write(std::move(chunk));
           return true;
         },
         [this](std::int32_t token) { return cipher_ ? (*cipher_)(token) : token; });
+    losses.passes = end.lost_passes;
+    losses.last = recording.last_loss();
+    counters_.dropped_passes += static_cast<std::uint64_t>(losses.passes);
     writer.finish(std::move(end), losses);
   }
-  by_number_.erase(request.number);
+  if (losses.rows > 0 || losses.passes > 0) last_loss_ = losses.last;
 }
 
 void Sink::count_call(std::chrono::steady_clock::time_point start) {
@@ -328,7 +405,7 @@ void Sink::flush() {
   drain();
   {
     const std::lock_guard lock(mutex_);
-    if (shards_) shards_->rotate();
+    if (shards_ && !options_.single_file) shards_->rotate();
   }
   pool_->wait_until_done();
   require_sound();

@@ -42,9 +42,17 @@ class Sink final : public RowReceiver {
   ~Sink() override;
 
   void set_model(const char* attributes);
+  /// The same from a header; see make_model_record for what is not looked at.
+  void set_model(Header header);
+  void add_setting(const std::string& name, const std::string& value);
   void add_weight(const DLTensor* tensor, std::int32_t weight, std::int32_t layer);
   void describe_request(const std::string& request_id, const char* attributes, const char* text);
+  /// The same from `info`: its task, text and spans.
+  void describe_request(const std::string& request_id, SequenceInfo info);
+  void describe_second_pass(const std::string& request_id, SecondPass rows);
+  void describe_packets(const std::string& request_id, PacketSet set, Packets packets);
   void begin_step(std::span<const evictsim_capture_rows> ranges);
+  void begin_pass(Pass pass, std::span<const evictsim_capture_rows> ranges);
   void push(const DLTensor* tensor, std::int32_t role, std::int32_t layer, void* stream);
   void end_step();
   std::uint64_t begin_graph(void* stream);
@@ -52,6 +60,7 @@ class Sink final : public RowReceiver {
   void begin_replay(std::uint64_t graph, void* stream);
   void end_replay();
   void finish_request(const std::string& request_id);
+  void discard_request(const std::string& request_id);
   void flush();
   void close();
   [[nodiscard]] evictsim_capture_counters counters();
@@ -71,6 +80,7 @@ class Sink final : public RowReceiver {
     std::int64_t reached = 0;  ///< one past the last position of these
     int on_their_way = 0;      ///< selections given to the device path
     bool finished = false;
+    bool discarded = false;
   };
   struct Step {
     std::uint64_t number = 0;
@@ -82,7 +92,11 @@ class Sink final : public RowReceiver {
 
   void require_sound() const;
   void require_model() const;
-  void check_ranges(std::span<const evictsim_capture_rows> ranges) const;
+  void take_model(ModelRecord record);
+  RequestDescription& description_of(const std::string& request_id);
+  void check_places(std::span<const evictsim_capture_rows> ranges) const;
+  void check_tokens(std::span<const evictsim_capture_rows> ranges) const;
+  void open_step(Pass pass);
   Request& request_of(const evictsim_capture_rows& range);
   [[nodiscard]] bool admit();
   void add_rows(Request& request, const evictsim_capture_rows& range);
@@ -101,7 +115,10 @@ class Sink final : public RowReceiver {
                  std::span<const std::byte> bytes);
   void arrived(const RowMap& rows);
   void drain();
-  bool take_chunk(Request& request, RequestRecording::Chunk& chunk);
+  bool take_chunk(Request& request, Chunk& chunk);
+  void take_pass_rows(Request& request, const RowBatch& batch, std::span<const std::int32_t> rows,
+                      std::span<const std::byte> bytes);
+  void conclude(const std::string& request_id, bool discard);
   void end_request(Request& request);
   void close_step();
   void count_call(std::chrono::steady_clock::time_point start);
@@ -117,7 +134,7 @@ class Sink final : public RowReceiver {
   std::unique_ptr<ShardSet> shards_;
   std::unique_ptr<WriterPool> pool_;
   std::unique_ptr<DeviceCopier> copier_;
-  std::map<std::string, SequenceInfo> descriptions_;
+  std::map<std::string, RequestDescription> descriptions_;
   Requests requests_;
   std::vector<std::unique_ptr<Request>> ending_;  ///< finished, with rows on their way
   std::unordered_map<std::uint64_t, Request*> by_number_;

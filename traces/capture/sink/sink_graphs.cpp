@@ -55,7 +55,9 @@ void Sink::begin_replay(std::uint64_t graph, void* stream) {
     throw WrongOrder(fmt::format("layer {}: a tensor of the graph was pushed before in this step", copied.layer));
   }
   std::vector<RowSelection> wanted;
+  const Pass pass = step_.rows->pass;
   for (RowSelection copied : found->second) {
+    if (pass != Pass::sequence && !pass_takes(pass, copied.role)) continue;
     step_.pushed[push_slot(copied.role, copied.layer)] = true;
     copied.rows = rows_for(copied.role, copied.layer);
     if (copied.rows->source.empty()) continue;

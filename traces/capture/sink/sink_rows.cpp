@@ -114,6 +114,7 @@ const std::shared_ptr<RowMap>& Sink::rows_for(Role role, int layer) const {
 bool Sink::is_wanted(Role role, int layer) const {
   const auto channel = [&](Role of) { return options_.channels[static_cast<std::size_t>(of)]; };
   const bool captured = model_.place_of(layer) >= 0;
+  if (step_.open && step_.rows->pass != Pass::sequence) return captured && pass_takes(step_.rows->pass, role);
   switch (role) {
     case Role::query:
     case Role::key:
@@ -272,8 +273,13 @@ void Sink::dropped(const RowSelection& selection) {
   for (const RowOrigin& origin : selection.rows->origin) {
     Request* request = find(origin.request);
     // A channel that misses rows is left out of the trace; the sequence is whole without it.
-    if (request != nullptr && needed)
-      request->recording->lose(origin.token, "the device path had no room for its rows or failed");
+    if (request == nullptr || !needed) continue;
+    constexpr const char* reason = "the device path had no room for its rows or failed";
+    if (const Pass pass = selection.rows->pass; pass != Pass::sequence) {
+      request->recording->lose(pass, reason);
+    } else {
+      request->recording->lose(origin.token, reason);
+    }
   }
   arrived(*selection.rows);
   if (selection.role == Role::logits) arrived(*selection.rows);
@@ -317,13 +323,14 @@ void Sink::take(const RowBatch& batch) {
 
 void Sink::take_rows(Request& request, const RowBatch& batch, std::span<const std::int32_t> tokens,
                      std::span<const std::byte> bytes) {
+  if (batch.rows->pass != Pass::sequence) return take_pass_rows(request, batch, tokens, bytes);
   RequestRecording& recording = *request.recording;
   if (recording.is_cut_at(tokens.front())) return;
   const int captured = model_.place_of(batch.layer);
   const auto place = static_cast<std::size_t>(std::max(captured, 0));
   const auto append = [&](LayerTensor tensor) {
     const bool stored = recording.append(place, tensor, tokens, bytes, batch.type,
-                                         [&](RequestRecording::Chunk& chunk) { return take_chunk(request, chunk); });
+                                         [&](Chunk& chunk) { return take_chunk(request, chunk); });
     if (!stored) {
       has_bad_value_ = true;
       last_loss_ = recording.last_loss();
@@ -363,7 +370,7 @@ void Sink::take_rows(Request& request, const RowBatch& batch, std::span<const st
   channels.add_values(final ? Role::final_norm_input : batch.role, place, tokens.front(), floats_);
 }
 
-bool Sink::take_chunk(Request& request, RequestRecording::Chunk& chunk) {
+bool Sink::take_chunk(Request& request, Chunk& chunk) {
   if (!pool_->has_room(chunk.bytes.size())) {
     if (options_.drop) return false;
     ++counters_.waits;

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "traces/half.h"
+#include "traces/hdf5_handle.h"
 
 namespace evictsim::traces::capture {
 namespace {
@@ -210,42 +211,46 @@ void widen_rows(std::span<const std::byte> bytes, TensorType type, std::vector<f
 
 namespace {
 
-/// The place of the first 16-bit number with all exponent bits set.
-std::size_t first_unbounded(const std::uint16_t* patterns, std::size_t count, std::uint16_t exponent) {
-  constexpr std::size_t block = 256;
-  for (std::size_t first = 0; first < count; first += block) {
-    const std::size_t end = std::min(count, first + block);
-    bool found = false;
-    for (std::size_t i = first; i < end; ++i) found |= (patterns[i] & exponent) == exponent;
-    if (!found) continue;
-    while ((patterns[first] & exponent) != exponent) ++first;
-    return first;
-  }
-  return count;
+/// Whether one of so many 16-bit numbers has all exponent bits set.
+bool any_unbounded(const std::uint16_t* patterns, std::size_t count, std::uint16_t exponent) {
+  std::uint16_t most = 0;
+  for (std::size_t i = 0; i < count; ++i) most = std::max(most, static_cast<std::uint16_t>(patterns[i] & exponent));
+  return most == exponent;
 }
 
-std::size_t first_unbounded(const float* values, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) {
-    if (!std::isfinite(values[i])) return i;
-  }
-  return count;
+bool any_unbounded(const float* values, std::size_t count) {
+  std::uint32_t most = 0;
+  constexpr std::uint32_t exponent = 0x7f800000;
+  for (std::size_t i = 0; i < count; ++i) most = std::max(most, std::bit_cast<std::uint32_t>(values[i]) & exponent);
+  return most == exponent;
 }
 
-}  // namespace
+/// The place of the first number among `count` stored ones that is NaN or infinite; `count`: there is none.
+std::size_t first_unbounded(const std::byte* stored, TensorType type, std::size_t count) {
+  if (type == TensorType::float32) {
+    const auto* values = reinterpret_cast<const float*>(stored);
+    if (!any_unbounded(values, count)) return count;
+    return static_cast<std::size_t>(
+        std::find_if_not(values, values + count, [](float value) { return std::isfinite(value); }) - values);
+  }
+  const std::uint16_t exponent = type == TensorType::float16 ? 0x7c00 : 0x7f80;
+  const auto* patterns = reinterpret_cast<const std::uint16_t*>(stored);
+  if (!any_unbounded(patterns, count, exponent)) return count;
+  return static_cast<std::size_t>(
+      std::find_if(patterns, patterns + count,
+                   [exponent](std::uint16_t pattern) { return (pattern & exponent) == exponent; }) -
+      patterns);
+}
 
-std::size_t convert_rows(const std::byte* source, TensorType type, std::size_t count, TensorType target,
-                         std::byte* destination, std::vector<float>& scratch) {
-  const std::size_t bytes = count * (type == TensorType::float32 ? 4 : 2);
-  const auto unbounded = [&] {
-    if (target == TensorType::float32) return first_unbounded(reinterpret_cast<const float*>(destination), count);
-    return first_unbounded(reinterpret_cast<const std::uint16_t*>(destination), count,
-                           target == TensorType::float16 ? 0x7c00 : 0x7f80);
-  };
+/// As convert_rows(), of so few that they stay in the nearest cache.
+std::size_t convert_block(const std::byte* source, TensorType type, std::size_t count, TensorType target,
+                          std::byte* destination, std::vector<float>& scratch) {
+  const std::size_t bytes = count * hdf5::element_size(type);
+  const auto* values = reinterpret_cast<const float*>(source);
   if (type == target) {
     std::memcpy(destination, source, bytes);
-    return unbounded();
+    return first_unbounded(destination, target, count);
   }
-  const float* values = reinterpret_cast<const float*>(source);
   if (type != TensorType::float32) {
     widen_rows({source, bytes}, type, scratch);
     values = scratch.data();
@@ -257,7 +262,22 @@ std::size_t convert_rows(const std::byte* source, TensorType type, std::size_t c
   } else {
     std::memcpy(destination, values, count * sizeof(float));
   }
-  return unbounded();
+  return first_unbounded(destination, target, count);
+}
+
+}  // namespace
+
+std::size_t convert_rows(const std::byte* source, TensorType type, std::size_t count, TensorType target,
+                         std::byte* destination, std::vector<float>& scratch) {
+  constexpr std::size_t block = 4096;
+  for (std::size_t done = 0; done < count;) {
+    const std::size_t some = std::min(block, count - done);
+    const std::size_t stored = convert_block(source + done * hdf5::element_size(type), type, some, target,
+                                             destination + done * hdf5::element_size(target), scratch);
+    done += stored;
+    if (stored < some) return done;
+  }
+  return count;
 }
 
 }  // namespace evictsim::traces::capture

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Iterable, NamedTuple, Optional, Sequence
 
-ABI_MAJOR, ABI_MINOR = 1, 0
+ABI_MAJOR, ABI_MINOR = 1, 1
 
 ROLES = {
     name: number
@@ -95,7 +95,11 @@ class _Counters(ctypes.Structure):
                 "waits",
             )
         ]
-        + [("wait_seconds", ctypes.c_double), ("call_seconds", ctypes.c_double)]
+        + [
+            ("wait_seconds", ctypes.c_double),
+            ("call_seconds", ctypes.c_double),
+            ("dropped_passes", ctypes.c_uint64),
+        ]
     )
 
 
