@@ -15,7 +15,7 @@ foreach(header IN LISTS _headers)
   cmake_path(GET header PARENT_PATH folder)
   install(FILES ${PROJECT_SOURCE_DIR}/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/evictsim/${folder})
 endforeach()
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/gpus DESTINATION ${CMAKE_INSTALL_DATADIR}/evictsim
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/gpus ${PROJECT_SOURCE_DIR}/models/engines ${PROJECT_SOURCE_DIR}/models/storage ${PROJECT_SOURCE_DIR}/models/llms DESTINATION ${CMAKE_INSTALL_DATADIR}/evictsim
   FILES_MATCHING PATTERN "*.json")
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 

@@ -133,6 +133,7 @@ Json json_of(const Gpu& gpu) {
                  {"product", gpu.product},
                  {"origin", gpu.measured ? "measured" : "datasheet"},
                  {"sources", gpu.sources}};
+  if (!gpu.aliases.empty()) object["aliases"] = gpu.aliases;
   if (!gpu.device_names.empty()) object["device_names"] = gpu.device_names;
   if (!gpu.compute_capability.empty()) object["compute_capability"] = gpu.compute_capability;
   if (gpu.multiprocessors) object["multiprocessors"] = *gpu.multiprocessors;
@@ -169,6 +170,7 @@ Gpu read_gpu(const std::filesystem::path& file) {
   gpu.measured = origin == "measured";
   gpu.sources = fields.texts("sources");
   if (gpu.sources.empty()) fields.refuse("sources", "must say where the figures come from");
+  if (fields.has("aliases")) gpu.aliases = fields.texts("aliases");
   if (fields.has("device_names")) gpu.device_names = fields.texts("device_names");
   if (fields.has("compute_capability")) gpu.compute_capability = fields.text("compute_capability");
   if (fields.has("multiprocessors")) gpu.multiprocessors = fields.count("multiprocessors");
@@ -210,7 +212,17 @@ void write_gpu(const std::filesystem::path& file, const Gpu& gpu) {
   if (failure) fail(fmt::format("the file cannot be written: {}", failure.message()));
 }
 
-Gpu find_gpu(const std::string& name) { return read_gpu(find_data_file("gpus", name)); }
+Gpu find_gpu(const std::string& name) {
+  const std::vector<std::string> names = data_names("gpus");
+  const bool is_path = name.find('/') != std::string::npos || name.ends_with(".json");
+  if (!is_path && std::find(names.begin(), names.end(), name) == names.end()) {
+    for (const std::string& other : names) {
+      Gpu gpu = read_gpu(find_data_file("gpus", other));
+      if (std::find(gpu.aliases.begin(), gpu.aliases.end(), name) != gpu.aliases.end()) return gpu;
+    }
+  }
+  return read_gpu(find_data_file("gpus", name));
+}
 
 std::optional<Gpu> find_gpu_of_device(const std::string& device_name) {
   for (const std::string& name : data_names("gpus")) {

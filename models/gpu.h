@@ -57,6 +57,7 @@ struct Measurement {
 struct Gpu {
   std::string name;                       ///< short, as in --gpu
   std::string product;                    ///< in full
+  std::vector<std::string> aliases;       ///< other short names, as other tools have them
   std::vector<std::string> device_names;  ///< what drivers call it
   bool measured = false;                  ///< else all figures are published ones
   std::vector<std::string> sources;       ///< at least one
@@ -84,7 +85,8 @@ Gpu read_gpu(const std::filesystem::path& file);
 /// Writes it whole or not at all. Throws Error (io_failure).
 void write_gpu(const std::filesystem::path& file, const Gpu& gpu);
 
-/// The description of that name among those found when the program runs (models/data_files.h), or of that path.
+/// The description of that name, or with that alias, among those found when the program runs (models/data_files.h), or
+/// of that path. Throws Error (unknown_name), which lists the names.
 Gpu find_gpu(const std::string& name);
 /// The one that lists `device_name`; none if no description does.
 std::optional<Gpu> find_gpu_of_device(const std::string& device_name);

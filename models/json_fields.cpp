@@ -135,6 +135,16 @@ int JsonFields::count(const std::string& key) {
   return static_cast<int>(value);
 }
 
+bool JsonFields::flag(const std::string& key) {
+  if (!has(key)) return false;
+  const nlohmann::json& value = get(key);
+  if (!value.is_boolean()) {
+    throw Error(ErrorCode::wrong_type, "must be true or false",
+                {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(value)});
+  }
+  return value.get<bool>();
+}
+
 JsonFields JsonFields::object(const std::string& key) { return {get(key), file_, place(key)}; }
 
 std::vector<JsonFields> JsonFields::objects(const std::string& key) {

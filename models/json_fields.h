@@ -33,6 +33,8 @@ class JsonFields {
   std::optional<std::int64_t> optional_whole(const std::string& key, Range range);
   /// A positive number of things.
   int count(const std::string& key);
+  /// True or false; false if the field is missing.
+  bool flag(const std::string& key);
   JsonFields object(const std::string& key);
   /// Objects of a list.
   std::vector<JsonFields> objects(const std::string& key);

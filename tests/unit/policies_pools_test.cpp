@@ -63,6 +63,13 @@ TEST_CASE("with a floor the authors count a head's first entry for the head befo
   CHECK(allocated("floor_pool(floor=1,bounds=as_code)", with_gap, 2) == Counts{4, 1, 1});
 }
 
+TEST_CASE("layers that hold unequal numbers share what the entries of all come to, not a share of the longest") {
+  // Mean composites 5, 4, 3, 2 against 1: two entries a layer are four in all.
+  const std::vector<LayerScores> layers = {given({{6, 5, 4, 3}, {4, 3, 2, 1}}), given({{1}, {1}})};
+  CHECK(allocated("composite_ranks()", layers, 2) == Counts{4, 4, 1, 1});
+  CHECK(allocated("composite_ranks()", layers, 1) == Counts{2, 2, 1, 1});
+}
+
 TEST_CASE("a threshold keeps what reaches it, at any budget") {
   const std::vector<LayerScores> layers = {given({{-1, -2, -0.5F, -3}, {-4, -5, -6, -7}})};
   CHECK(allocated("threshold(at=-2)", layers, 1) == Counts{3, 0});
