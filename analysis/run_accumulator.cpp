@@ -103,6 +103,7 @@ struct LayerSums {
   std::int64_t cuts = 0, scored_entries = 0;                 ///< scored over cache heads
   std::int32_t last_row = -1;                                ///< evaluated so far; -1 before the first
   TierSums tiers;
+  LayerSizes sizes;
 };
 
 struct PointState {
@@ -121,6 +122,7 @@ struct RunAccumulator::Sequence {
            const DetailAxes& axes)
       : start(sequence_start),
         steps(start.decode_rows),
+        sampled(sampled_steps(start.decode_rows.size())),
         evidence(std::move(evidence_rows)),
         detail_heads(!axes.any() ? 0
                      : axes.head ? static_cast<std::size_t>(start.query_heads)
@@ -164,6 +166,7 @@ struct RunAccumulator::Sequence {
 
   sim::SequenceStart start;
   Steps steps;
+  std::vector<std::size_t> sampled;
   std::vector<std::int32_t> evidence;
   std::size_t detail_heads, detail_steps;
   std::vector<FullSums> full;
@@ -321,6 +324,7 @@ void RunAccumulator::prompt_cut(sim::PromptCut&& cut) {
   LayerSums& sums = current_->point_states[cut.point].layers[cut.layer];
   sums.has_cut = true;
   sums.cache_heads = cut.cache_heads;
+  sums.sizes.begin(cut, current_->sampled.size());
   sums.scored_entries += cut.scored_entries;
   if (cut.scored_entries > 0) ++sums.cuts;
   for (const std::vector<std::int32_t>& kept : cut.kept) {
@@ -383,6 +387,10 @@ void RunAccumulator::layer_block(const sim::LayerBlock& block) {
       const auto of_row = counts.subspan(index * heads, heads);
       return static_cast<double>(std::accumulate(of_row.begin(), of_row.end(), std::int64_t{0}));
     };
+    const auto sample = std::lower_bound(current_->sampled.begin(), current_->sampled.end(), step);
+    if (sample != current_->sampled.end() && *sample == step) {
+      sums.sizes.note(block, index, static_cast<std::size_t>(sample - current_->sampled.begin()));
+    }
     const double resident = over_heads(block.resident);
     add_value(resident_entries, resident / static_cast<double>(heads));
     add_value(resident_bytes, resident * 2 * current_->start.head_dim * current_->start.stored_bytes);
@@ -428,6 +436,7 @@ void RunAccumulator::end_sequence() {
   SequenceResult result{.start = sequence.start,
                         .rows = {},
                         .points = {},
+                        .sizes = {},
                         .skipped = sequence.skipped,
                         .failed = sequence.failed,
                         .full_detail = {},
@@ -440,6 +449,10 @@ void RunAccumulator::end_sequence() {
     }
     result.rows.push_back(sequence.row_of(point, plan_));
     result.points.push_back(point);
+    std::vector<LayerSizes>& sizes = result.sizes.emplace_back();
+    if (result.rows.back().ok()) {
+      for (LayerSums& layer : current_->point_states[point].layers) sizes.push_back(std::move(layer.sizes));
+    }
     if (!axes_.any()) continue;
     result.detail.push_back(result.rows.back().ok() ? sequence.detail_of(point, axes_) : std::vector<DetailArray>{});
   }

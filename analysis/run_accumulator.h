@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "analysis/cache_sizes.h"
 #include "analysis/run_row.h"
 #include "sim/replay/replay.h"
 #include "traces/reader.h"
@@ -42,6 +43,7 @@ struct SequenceResult {
   sim::SequenceStart start;
   std::vector<RunRow> rows;         ///< of points that were not skipped, in the plan's order
   std::vector<std::size_t> points;  ///< the plan's point of every row
+  std::vector<std::vector<LayerSizes>> sizes;  ///< [row][layer]; none of failed rows
   std::vector<std::pair<std::size_t, std::string>> skipped, failed;  ///< (policy, why)
   std::vector<DetailArray> full_detail;                              ///< of the full cache: dilution and entropy
   std::vector<std::vector<DetailArray>> detail;  ///< by row; empty without axes, and for failed rows

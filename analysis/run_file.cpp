@@ -7,27 +7,11 @@
 
 #include "analysis/run_file_output.h"
 #include "analysis/summary.h"
-#include "analysis/version.h"
 
 namespace evictsim::analysis {
 namespace {
 
 namespace hdf5 = traces::hdf5;
-
-template <typename Element, typename Get>
-auto column(const std::vector<Element>& elements, Get get) {
-  std::vector<std::decay_t<decltype(get(elements.front()))>> values;
-  values.reserve(elements.size());
-  for (const Element& element : elements) values.push_back(get(element));
-  return values;
-}
-
-void write_counts(const hdf5::Node& group, const std::string& name, const std::vector<std::int64_t>& values) {
-  const hdf5::Node dataset = group.create_dataset(name, H5T_STD_I64LE, {values.size()});
-  if (!values.empty() && H5Dwrite(dataset.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
-    throw dataset.error(ErrorCode::io_failure, "cannot be written");
-  }
-}
 
 void write_rows(const hdf5::Node& root, const std::vector<RunRow>& rows) {
   const hdf5::Node group = root.create_group("rows");
@@ -88,20 +72,6 @@ void write_over_budgets(const hdf5::Node& root, const std::vector<RunRow>& rows)
   write("normalised_regret_high", &Estimate::high);
 }
 
-void write_provenance(const hdf5::Node& root, const Provenance& provenance, bool complete) {
-  const hdf5::Node group = root.create_group("provenance");
-  group.set_attribute("evictsim_version", std::string(version()));
-  group.set_attribute("command_line", provenance.command_line);
-  group.set_attribute("seed", static_cast<std::int64_t>(provenance.seed));
-  group.set_attribute("created", provenance.created);
-  group.set_attribute("complete", std::int64_t{complete ? 1 : 0});
-  const hdf5::Node inputs = group.create_group("inputs");
-  using Input = Provenance::Input;
-  write_texts(inputs, "path", column(provenance.inputs, [](const Input& input) { return input.path; }));
-  write_texts(inputs, "checksum", column(provenance.inputs, [](const Input& input) { return input.checksum; }));
-  write_texts(inputs, "model", column(provenance.inputs, [](const Input& input) { return input.model; }));
-}
-
 /// What became of one policy over the sequences.
 struct PolicyFate {
   std::size_t skipped = 0, failed = 0;
@@ -153,6 +123,7 @@ struct RunFile::Impl {
   const sim::ReplayPlan& plan;
   Provenance provenance;
   std::vector<RunRow> rows;
+  ProfileColumns profile;
   std::vector<PolicyFate> fates;
   std::size_t sequences = 0;
   PendingFile file;
@@ -172,6 +143,7 @@ void RunFile::add(const SequenceResult& result) {
   const hdf5::Guard guard;
   ++impl_->sequences;
   impl_->rows.insert(impl_->rows.end(), result.rows.begin(), result.rows.end());
+  impl_->profile.add(result);
   for (const auto& [policy, why] : result.skipped) {
     PolicyFate& fate = impl_->fates[policy];
     if (fate.skipped++ == 0) fate.skip_reason = why;
@@ -191,6 +163,7 @@ void RunFile::seal(bool complete) {
   write_rows(root, impl_->rows);
   write_summary(root, impl_->rows);
   write_over_budgets(root, impl_->rows);
+  write_profile(root, impl_->profile);
   write_provenance(root, impl_->provenance, complete);
   impl_->write_policies();
   impl_->file.seal();

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <system_error>
 
+#include "analysis/version.h"
 #include "traces/file_system.h"
 
 namespace evictsim::analysis {
@@ -65,6 +66,27 @@ hdf5::Node write_array(const hdf5::Node& group, const std::string& name, const s
     throw dataset.error(ErrorCode::io_failure, "cannot be written");
   }
   return dataset;
+}
+
+void write_counts(const hdf5::Node& group, const std::string& name, const std::vector<std::int64_t>& values) {
+  const hdf5::Node dataset = group.create_dataset(name, H5T_STD_I64LE, {values.size()});
+  if (!values.empty() && H5Dwrite(dataset.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
+    throw dataset.error(ErrorCode::io_failure, "cannot be written");
+  }
+}
+
+void write_provenance(const hdf5::Node& root, const Provenance& provenance, bool complete) {
+  const hdf5::Node group = root.create_group("provenance");
+  group.set_attribute("evictsim_version", std::string(version()));
+  group.set_attribute("command_line", provenance.command_line);
+  group.set_attribute("seed", static_cast<std::int64_t>(provenance.seed));
+  group.set_attribute("created", provenance.created);
+  group.set_attribute("complete", std::int64_t{complete ? 1 : 0});
+  const hdf5::Node inputs = group.create_group("inputs");
+  using Input = Provenance::Input;
+  write_texts(inputs, "path", column(provenance.inputs, [](const Input& input) { return input.path; }));
+  write_texts(inputs, "checksum", column(provenance.inputs, [](const Input& input) { return input.checksum; }));
+  write_texts(inputs, "model", column(provenance.inputs, [](const Input& input) { return input.model; }));
 }
 
 std::string group_name(std::string text) {

@@ -11,6 +11,7 @@
 #include "analysis/version.h"
 #include "policies/formula/parser.h"
 #include "sim/cli/cache_command.h"
+#include "sim/cli/plan_command.h"
 #include "sim/cli/policies_command.h"
 #include "sim/cli/replay_command.h"
 #include "sim/cli/trace_command.h"
@@ -45,8 +46,10 @@ void keep_freed_memory() {
 }
 
 int run(int argument_count, char** arguments) {
-  CLI::App app("Replays recorded attention of LLM runs under KV-cache eviction policies, and says what each costs.",
-               "evictsim");
+  CLI::App app(
+      "Replays recorded attention of LLM runs under KV-cache eviction policies, and simulates serving: what each "
+      "costs.",
+      "evictsim");
   app.set_version_flag("--version", std::string("evictsim ") + evictsim::analysis::version());
   app.require_subcommand(1);
   app.footer(
@@ -56,6 +59,7 @@ int run(int argument_count, char** arguments) {
   evictsim::add_policies_command(app);
   evictsim::add_replay_command(app, {arguments, arguments + argument_count});
   evictsim::add_cache_command(app);
+  evictsim::add_plan_command(app, {arguments, arguments + argument_count});
   if (argument_count < 2) {
     std::fputs(app.help().c_str(), stderr);
     return bad_usage;

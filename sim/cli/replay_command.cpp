@@ -49,7 +49,7 @@ Exit status: 0 done, 1 bad input or a policy failed, 2 bad usage, 130 interrupte
 /// The options as given.
 struct Arguments {
   std::vector<std::string> traces, policies, budgets, ratios, layers, per, plugins;
-  std::string run_file, csv, dump;
+  std::string run_file, csv, dump, events;
   std::string command_line;  ///< as typed
   int threads = 0;
   std::uint64_t seed = 0;
@@ -201,6 +201,7 @@ void run(const Arguments& arguments) {
   OutputOptions output{.run_file = arguments.run_file,
                        .csv = arguments.csv,
                        .dump = arguments.dump,
+                       .events = arguments.events,
                        .dump_command_line = dump_command_line_of(arguments),
                        .per = {},
                        .quiet = arguments.quiet};
@@ -264,6 +265,8 @@ void add_replay_command(CLI::App& app, const std::vector<std::string>& words) {
   command->add_option("--csv", arguments->csv, "Write one row per sequence, policy and budget")->type_name("run.csv");
   command->add_option("--dump", arguments->dump, "Write which entries each policy keeps, and their scores")
       ->type_name("kept.h5");
+  command->add_option("--events", arguments->events, "Write what caches do step by step: evictions, demotions, recalls")
+      ->type_name("events.csv");
   list("--per", arguments->per, "Detail for run.h5 by these axes: layer, head, step")->type_name("AXIS,...");
   list("--layers", arguments->layers, "Layers of the model to replay, such as 0,9,20-29 (default: all captured)")
       ->type_name("N,...");

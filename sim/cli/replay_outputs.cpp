@@ -42,6 +42,7 @@ void require_separate_outputs(const OutputOptions& options, const std::vector<tr
   check("--output", options.run_file);
   check("--csv", options.csv);
   check("--dump", options.dump);
+  check("--events", options.events);
   // Again when the files are created, but inputs are read for their checksums before that.
   if (!options.run_file.empty()) traces::require_replaceable(options.run_file);
   if (!options.dump.empty()) traces::require_replaceable(options.dump);
@@ -98,6 +99,10 @@ ReplayOutputs::ReplayOutputs(const OutputOptions& options, const sim::ReplayPlan
     dump_ = std::make_unique<analysis::DumpObserver>(options.dump, plan, readers, provenance, *last);
     last = dump_.get();
   }
+  if (!options.events.empty()) {
+    events_ = std::make_unique<analysis::EventLog>(options.events, plan, *last);
+    last = events_.get();
+  }
   if (!options.csv.empty()) csv_.emplace(options.csv, analysis::column_names());
   std::size_t sequences = 0;
   for (const traces::Reader& reader : readers) sequences += reader.sequences().size();
@@ -138,7 +143,7 @@ void ReplayOutputs::seal(bool complete) {
 
 std::string ReplayOutputs::written() const {
   std::string names;
-  for (const std::filesystem::path& path : {options_.run_file, options_.csv, options_.dump}) {
+  for (const std::filesystem::path& path : {options_.run_file, options_.csv, options_.dump, options_.events}) {
     if (!path.empty()) names += (names.empty() ? "Wrote " : ", ") + path.string();
   }
   return names.empty() ? names : names + ".";

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "analysis/csv.h"
+#include "analysis/event_log.h"
 #include "analysis/forwarding_observer.h"
 #include "analysis/run_accumulator.h"
 #include "analysis/run_file.h"
@@ -29,7 +30,7 @@ inline std::string_view layers_hint(std::string_view why) {
 
 /// What the user asked for; empty paths: not asked for.
 struct OutputOptions {
-  std::filesystem::path run_file, csv, dump;
+  std::filesystem::path run_file, csv, dump, events;
   std::string dump_command_line;  ///< what decides the dump's content, and nothing else, so that its bytes repeat
   analysis::DetailAxes per;
   bool quiet = false;
@@ -69,6 +70,7 @@ class ReplayOutputs {
   std::unique_ptr<analysis::RunFile> run_file_;
   std::unique_ptr<analysis::RunAccumulator> accumulator_;
   std::unique_ptr<analysis::DumpObserver> dump_;
+  std::unique_ptr<analysis::EventLog> events_;
   std::shared_ptr<Progress> progress_;
 };
 

@@ -79,7 +79,7 @@ TEST_CASE(
     first_token.push_back(std::abs(times.first_token / point.first_token_seconds - 1));
     per_output_token.push_back(std::abs(times.per_output_token / point.per_output_token_seconds - 1));
   }
-  CHECK(per_output_token.size() >= 270);
+  REQUIRE(per_output_token.size() >= 270);
   double sum = 0;
   for (const double error : per_output_token) sum += error;
   // A quarter above what the whole table of fitted points shows: a sample scatters.
@@ -110,7 +110,9 @@ TEST_CASE("what cannot be predicted says so instead") {
                         {"attention_dp_size", "1"},
                         {"model_path", "moonshotai/Kimi-K2.5"}}),
              Catch::Contains("does not fit"));
+  CHECK(status_of({{"tp_size", "1000000000"}, {"pp_size", "1000"}}) == "unsupported tp_size 1000000000");
   CHECK(status_of({{"backend_version", "from-the-future"}}) == "ok");
+  CHECK(status_of({{"silicon_ttft_ms", ""}, {"silicon_tpot_ms", "?"}}) == "ok");
 }
 
 TEST_CASE("a table that lacks a column or part of a row is refused") {

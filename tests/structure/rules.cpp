@@ -22,7 +22,9 @@ bool is_under(const std::string& path, std::string_view folder) {
 }
 
 /// Programs sit above all folders, wherever their files lie.
-bool is_program(const std::string& path) { return is_under(path, "sim/cli") || is_under(path, "traces/capture"); }
+bool is_program(const std::string& path) {
+  return is_under(path, "sim/cli") || is_under(path, "traces/capture") || is_under(path, "analysis/calibration");
+}
 
 bool is_test(const std::string& path) { return is_under(path, "tests"); }
 

@@ -35,6 +35,8 @@ class ComparingReceiver final : public traces::capture::RowReceiver {
 
   /// Makes receive() throw at this batch.
   void throw_at(std::uint64_t batch) { throwing_batch_ = batch; }
+  /// Steps may be NaN, since the selection with the row before may have been dropped.
+  void let_steps_miss() { may_miss_ = true; }
 
   /// What was lost, came twice, in another order or with other bytes; empty when all is well.
   [[nodiscard]] std::vector<std::string> problems() const;
@@ -43,8 +45,8 @@ class ComparingReceiver final : public traces::capture::RowReceiver {
   [[nodiscard]] std::vector<ErrorCode> failures() const;
 
  private:
-  /// Role as pushed, layer, whether norms.
-  using Line = std::tuple<int, int, bool>;
+  /// Role as pushed, layer, measure.
+  using Line = std::tuple<int, int, traces::capture::Measure>;
   struct Expected {
     std::vector<std::vector<std::byte>> bytes;
     std::size_t rows = 0, batches = 0;
@@ -59,6 +61,7 @@ class ComparingReceiver final : public traces::capture::RowReceiver {
   std::vector<ErrorCode> failures_;
   std::uint64_t received_rows_ = 0, dropped_rows_ = 0, batches_ = 0;
   std::optional<std::uint64_t> throwing_batch_;
+  bool may_miss_ = false;
 };
 
 /// A tensor [rows, heads, width], or [rows, width] without heads, of float32 in the double's device memory.
@@ -69,10 +72,11 @@ class EngineTensor {
   [[nodiscard]] float* data() const { return data_; }
   [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(rows_ * heads_ * width_); }
 
-  /// What the sink must get when the tensor holds `values`.
+  /// What the sink must get when the tensor holds `values`; `other`: the rows that those selected are compared with.
   [[nodiscard]] std::vector<std::vector<std::byte>> expected(const std::vector<float>& values,
                                                              const traces::capture::RowSelection& selection,
-                                                             traces::TensorType type) const;
+                                                             traces::TensorType type,
+                                                             const std::vector<float>* other = nullptr) const;
 
  private:
   std::int64_t rows_, heads_, width_;

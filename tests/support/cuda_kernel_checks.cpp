@@ -300,6 +300,30 @@ void check_vocabulary(CudaRuntime& runtime, std::int64_t vocabulary, ElementType
   }
 }
 
+/// Rows that go to places of their own.
+void check_places(CudaRuntime& runtime) {
+  constexpr std::int64_t rows = 3, heads = 2, width = 5;
+  Bench bench(runtime);
+  const Elements values = random_elements(ElementType::bf16, rows * heads * width, 3);
+  const std::vector<std::int64_t> places = {4, 0, 2};
+  RowGather job;
+  job.source.data = bench.upload(values.bytes);
+  job.source.type = ElementType::bf16;
+  job.source.heads = heads;
+  job.source.width = job.source.head_stride = width;
+  job.source.row_stride = heads * width;
+  job.rows = rows;
+  job.stored_type = ElementType::f32;
+  job.places = bench.upload(places);
+  const std::vector<unsigned char> output = bench.run(job, 5 * heads * width * sizeof(float));
+  for (std::size_t row = 0; row < places.size(); ++row) {
+    std::array<float, heads * width> found{};
+    std::memcpy(found.data(), output.data() + static_cast<std::size_t>(places[row]) * sizeof found, sizeof found);
+    const float* const wanted = values.values.data() + row * found.size();
+    CHECK(std::equal(found.begin(), found.end(), wanted));
+  }
+}
+
 }  // namespace
 
 void check_gather(CudaRuntime& runtime) {
@@ -313,6 +337,7 @@ void check_gather(CudaRuntime& runtime) {
       }
     }
   }
+  check_places(runtime);
   for (const ElementType type : {ElementType::fp8_e4m3, ElementType::fp8_e5m2}) {
     for (const float scale : {0.0371F, 2.5F}) {
       check_layout(runtime, layouts(7, 3, 5).front(), type, ElementType::bf16, scale);
@@ -448,7 +473,27 @@ void check_comparison(CudaRuntime& runtime) {
         CHECK(static_cast<double>(result.cosine[row]) == near(cosine));
         CHECK(static_cast<double>(result.distance[row]) == near((a - b).norm()));
       }
-      job.second = {};
+      // Rows of one tensor among each other, in its own order: the last has none but elsewhere, the first has none.
+      const std::vector<std::int64_t> within = {-1, 0, 1, -1}, elsewhere = {-1, -1, -1, 2};
+      job.otherwise = job.second;
+      job.second = job.first;
+      for (auto [source, list] : {std::pair{&job.second, &within}, {&job.otherwise, &elsewhere}}) {
+        source->indices = bench.upload(*list);
+        source->index_type = IndexType::int64;
+        source->index_limit = rows;
+      }
+      output = bench.run(job, output.size());
+      const ComparisonRows chained = ComparisonRows::at(output.data(), rows);
+      CHECK(std::isnan(chained.distance[0]));
+      CHECK(std::isnan(chained.cosine[0]));
+      for (Eigen::Index row = 1; row < rows; ++row) {
+        const Elements& other = row == 3 ? second : first;
+        const Eigen::VectorXf step =
+            first.values.segment(row * width, width).matrix() - other.values.segment((row - 1) * width, width).matrix();
+        CHECK(static_cast<double>(chained.distance[row]) ==
+              Approx(step.cast<double>().norm()).epsilon(1e-6).margin(1e-6));
+      }
+      job.second = job.otherwise = {};
       output = bench.run(job, output.size());
       CHECK(static_cast<double>(ComparisonRows::at(output.data(), rows).norm[1]) ==
             Approx(first.values.segment(width, width).matrix().cast<double>().norm()));

@@ -1,0 +1,52 @@
+#include "analysis/plan_eviction.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+namespace evictsim::analysis {
+
+void fill_eviction(const sim::CacheProfile& profile, const sim::ServingResult& result, double kv_bytes_per_token,
+                   PlanRow& row) {
+  double recalled = 0;
+  std::vector<std::pair<sim::Time, double>> changes;  // of the bytes in host memory
+  for (const sim::RequestRecord& record : result.requests) {
+    if (record.first_token == sim::not_yet) continue;
+    const auto decoded = static_cast<double>(std::max<std::int64_t>(0, record.generated_tokens - 1));
+    recalled += decoded * profile.recalled_entries(record.prompt_tokens);
+    const double held = profile.host_share * static_cast<double>(record.prompt_tokens) * kv_bytes_per_token;
+    if (held == 0) continue;
+    changes.emplace_back(record.first_token, held);
+    if (record.finish != sim::not_yet) changes.emplace_back(record.finish, -held);
+  }
+  const double seconds = sim::to_seconds(result.end);
+  row.recall_bytes_per_second = seconds > 0 ? recalled * kv_bytes_per_token / seconds : 0;
+  std::sort(changes.begin(), changes.end());  // who leaves at an instant does so first
+  double held = 0, peak = 0;
+  for (const auto& [time, bytes] : changes) {
+    held += bytes;
+    peak = std::max(peak, held);
+  }
+  row.host_bytes_peak += peak;
+}
+
+void mark_frontier(std::span<PlanRow> rows, bool fewest_gpus) {
+  const auto gain = [&](const PlanRow& row) {
+    if (fewest_gpus) return row.slo_met == 1 ? -row.gpus : PlanRow::none;
+    return std::isnan(row.goodput) ? row.output_tokens_per_second : row.goodput;
+  };
+  const auto comparable = [&](const PlanRow& row) {
+    return row.ok() && !std::isnan(gain(row)) && !std::isnan(row.output_error);
+  };
+  for (PlanRow& row : rows) {
+    if (!comparable(row)) continue;
+    const bool beaten = std::any_of(rows.begin(), rows.end(), [&](const PlanRow& other) {
+      return comparable(other) && gain(other) >= gain(row) && other.output_error <= row.output_error &&
+             (gain(other) > gain(row) || other.output_error < row.output_error);
+    });
+    row.frontier = beaten ? 0 : 1;
+  }
+}
+
+}  // namespace evictsim::analysis

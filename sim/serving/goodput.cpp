@@ -1,0 +1,104 @@
+#include "sim/serving/goodput.h"
+
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace evictsim::sim {
+namespace {
+
+/// How far the rates of two seeds lie apart, about.
+constexpr double near_step = 1.1;
+
+/// Mean number of requests in the system from `begin` to `end`.
+double mean_present(const std::vector<RequestRecord>& requests, Time begin, Time end, Time last_event) {
+  double sum = 0;
+  for (const RequestRecord& request : requests) {
+    const Time left = request.finish == not_yet ? last_event : request.finish;
+    sum += to_seconds(std::max<Time>(0, std::min(left, end) - std::max(request.arrival, begin)));
+  }
+  return sum / to_seconds(end - begin);
+}
+
+}  // namespace
+
+std::optional<double> largest_rate(const std::function<bool(double)>& passes, const RateSearch& search) {
+  double good = 0, bad = 0;
+  double rate = std::clamp(search.start, search.lowest, search.highest);
+  double step = search.step;
+  while (good == 0 || bad == 0) {
+    if (passes(rate)) {
+      if (rate >= search.highest) return search.highest;
+      good = rate;
+      rate = std::min(search.highest, step * rate);
+    } else {
+      if (rate <= search.lowest) return std::nullopt;
+      bad = rate;
+      rate = std::max(search.lowest, rate / step);
+    }
+    step = std::min(step * step, 1e6);
+  }
+  while (bad / good > 1 + search.tolerance) {
+    const double middle = std::sqrt(good * bad);
+    (passes(middle) ? good : bad) = middle;
+  }
+  return good;
+}
+
+std::vector<std::optional<double>> largest_rates(const std::function<bool(double rate, std::uint64_t seed)>& passes,
+                                                 const std::vector<std::uint64_t>& seeds, const RateSearch& search) {
+  std::vector<std::optional<double>> rates(seeds.size());
+  const auto find = [&](std::size_t index, const RateSearch& from) {
+    rates[index] = largest_rate([&](double rate) { return passes(rate, seeds[index]); }, from);
+  };
+  if (seeds.empty()) return rates;
+  find(0, search);
+  RateSearch near = search;
+  if (rates[0]) {
+    near.start = *rates[0];
+    near.step = near_step;
+  }
+  // A thread that waits for the others must not begin a search of another caller meanwhile, and make this one wait.
+  tbb::this_task_arena::isolate(
+      [&] { tbb::parallel_for(std::size_t{1}, seeds.size(), [&](std::size_t index) { find(index, near); }); });
+  return rates;
+}
+
+std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t)>& passes, std::int64_t most) {
+  std::int64_t bad = 0, good = 1;
+  while (!passes(good)) {
+    if (good == most) return std::nullopt;
+    bad = good;
+    good = std::min(most, 2 * good);
+  }
+  while (good - bad > 1) {
+    const std::int64_t middle = bad + (good - bad) / 2;
+    (passes(middle) ? good : bad) = middle;
+  }
+  return good;
+}
+
+bool keeps_up(const ServingResult& result) {
+  std::vector<double> residence;
+  Time first = end_of_time, last = 0;
+  for (const RequestRecord& request : result.requests) {
+    first = std::min(first, request.arrival);
+    last = std::max(last, request.arrival);
+    if (request.status == RequestStatus::completed) residence.push_back(to_seconds(request.finish - request.arrival));
+  }
+  if (residence.empty()) return false;
+  const auto tenth = residence.begin() + static_cast<std::ptrdiff_t>(residence.size() / 10);
+  std::nth_element(residence.begin(), tenth, residence.end());
+  const Time span = last - first;
+  if (to_seconds(span) < 8 * *tenth || span < 4) return true;
+  const Time quarter = span / 4;
+  const double second = mean_present(result.requests, first + quarter, first + 2 * quarter, result.end);
+  const double fourth = mean_present(result.requests, last - quarter, last, result.end);
+  // Half way between a steady state and growth, and beyond the noise of a Poisson number.
+  return fourth <= 1.5 * second + 3 * std::sqrt(second) + 1;
+}
+
+}  // namespace evictsim::sim

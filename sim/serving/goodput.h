@@ -1,0 +1,41 @@
+#pragma once
+/// \file
+/// Searches over simulations: the largest rate, and the smallest number of replicas, that meet an objective.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "sim/serving/serving.h"
+
+namespace evictsim::sim {
+
+struct RateSearch {
+  double start = 1;         ///< where bracketing begins, requests per second
+  double lowest = 1e-6;     ///< if even this fails, nothing passes
+  double highest = 1e9;     ///< if even this passes, there is no limit
+  double step = 2;          ///< factor of the first move of the bracket, above 1; every further move squares it
+  double tolerance = 0.02;  ///< relative width of the bracket at the end
+};
+
+/// The largest rate that passes, assuming that lower rates pass where higher ones do: moved up or down from `start`,
+/// ever faster, until one rate passes and one fails, then bisected in logarithms. The rate returned has passed itself.
+/// None if `lowest` fails; `highest` if it passes. Calls `passes` at most about 80 times.
+std::optional<double> largest_rate(const std::function<bool(double)>& passes, const RateSearch& search);
+
+/// largest_rate() of each of several seeds: that of the first one, then the others from there, at the same time.
+std::vector<std::optional<double>> largest_rates(const std::function<bool(double rate, std::uint64_t seed)>& passes,
+                                                 const std::vector<std::uint64_t>& seeds, const RateSearch& search);
+
+/// The smallest number from 1 to `most` that passes, assuming that larger numbers pass where smaller ones do; none if
+/// `most` fails. Doubling, then bisection.
+std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t)>& passes, std::int64_t most);
+
+/// Whether requests leave as fast as they come, as far as the run can tell. Compares how many are in the system on
+/// average in the second and the last quarter of the arrivals: in a steady state they agree, beyond capacity the number
+/// grows in proportion to time, by 7/3 between these quarters. A run of less than eight times its faster requests'
+/// (10th percentile) time in the system tells nothing and passes.
+bool keeps_up(const ServingResult& result);
+
+}  // namespace evictsim::sim

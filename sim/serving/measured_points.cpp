@@ -1,0 +1,376 @@
+#include "sim/serving/measured_points.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <string_view>
+
+#include "models/data_files.h"
+#include "models/deployment.h"
+#include "models/gpu.h"
+#include "models/kv_budget.h"
+#include "models/llm.h"
+#include "traces/error.h"
+#include "traces/text_lines.h"
+
+namespace evictsim::sim {
+namespace {
+
+using models::Deployment;
+using models::ElementType;
+using models::Llm;
+
+/// Aggregated replicas were measured on one machine.
+constexpr int machine_gpus = 8;
+constexpr double largest_count = 1e9;
+constexpr int largest_degree = 4096;
+constexpr double largest_memory_share = 0.97;
+
+/// The loads of a public benchmark (InferenceMAX: 1024 or 8192 tokens each way) draw every length evenly from 0.8 to 1
+/// of what their name says; rows tell the name.
+double drawn_share(const ClosedLoop& named) {
+  const auto standard = [](double tokens) { return tokens == 1024 || tokens == 8192; };
+  return standard(named.prompt_tokens) && standard(named.output_tokens) ? 0.9 : 1;
+}
+
+/// Why a row cannot be predicted.
+struct Unsupported {
+  std::string reason;
+};
+
+class Row {
+ public:
+  Row(const std::map<std::string, std::size_t>& columns, const std::vector<std::string_view>& fields)
+      : columns_(&columns), fields_(&fields) {}
+
+  [[nodiscard]] std::string text(const char* column) const {
+    const auto found = columns_->find(column);
+    return found == columns_->end() ? std::string() : std::string((*fields_)[found->second]);
+  }
+  /// 0 where the field is empty. Some tables write whole numbers as "8.0".
+  [[nodiscard]] int count(const char* column) const {
+    const double value = number(column);
+    if (std::isnan(value)) return 0;
+    if (value < 0 || value > largest_count || value != std::floor(value)) {
+      throw Unsupported{fmt::format("unsupported {} {}", column, text(column))};
+    }
+    return static_cast<int>(value);
+  }
+  /// A parallel degree; 0 where the field is empty.
+  [[nodiscard]] int degree(const char* column) const {
+    const int value = count(column);
+    if (value > largest_degree) throw Unsupported{fmt::format("unsupported {} {}", column, value)};
+    return value;
+  }
+  /// Seconds of a measured time in milliseconds; NaN where there is none.
+  [[nodiscard]] double measured(const char* column) const {
+    const auto value = traces::number_in<double>(text(column));
+    return value && std::isfinite(*value) && *value > 0 ? *value / 1e3 : std::numeric_limits<double>::quiet_NaN();
+  }
+  /// NaN where the field is empty.
+  [[nodiscard]] double number(const char* column) const {
+    const std::string field = text(column);
+    if (field.empty()) return std::numeric_limits<double>::quiet_NaN();
+    const auto value = traces::number_in<double>(field);
+    if (!value || !std::isfinite(*value)) throw Unsupported{fmt::format("unsupported {} {}", column, field)};
+    return *value;
+  }
+
+ private:
+  const std::map<std::string, std::size_t>* columns_;
+  const std::vector<std::string_view>* fields_;
+};
+
+bool has_experts(const Llm& llm) {
+  return std::any_of(llm.layers.begin(), llm.layers.end(),
+                     [](const models::LlmLayer& layer) { return layer.feed_forward.experts > 0; });
+}
+
+struct Layout {
+  Deployment deployment;
+  double concurrency = 0;  ///< of one replica
+};
+
+/// A row tells degrees, but not all rows tell them alike: measured values show that some give products of degrees. A
+/// row of "tp 64, moe tp 8, ep 8" and one of "tp 8, moe tp 1, ep 8" hold the same measurements, on 8 GPUs.
+Layout layout_of(const Row& row, bool experts) {
+  const int tensor = std::max(row.degree("tp_size"), 1);
+  const int moe_tensor = std::max(row.degree("moe_tp_size"), 1);
+  int expert = std::max(row.degree("moe_ep_size"), 1);
+  int copies = row.degree("attention_dp_size");
+  const int batch = row.count("batch_size");
+  const int in_flight = row.count("silicon_concurrency");
+  Layout layout;
+  Deployment& deployment = layout.deployment;
+  deployment.tensor_parallel = tensor;
+  if (copies == 0) {  // not told: the batch is then one attention copy's
+    copies = 1;
+    if (experts && batch > 0 && in_flight > batch && in_flight % batch == 0 && in_flight / batch <= tensor &&
+        tensor % (in_flight / batch) == 0) {
+      copies = in_flight / batch;
+      deployment.tensor_parallel = tensor / copies;
+    }
+    layout.concurrency = static_cast<double>(batch) * copies;
+    if (experts && copies == 1 && moe_tensor * expert > tensor && (moe_tensor * expert) % tensor == 0) {
+      copies = moe_tensor * expert / tensor;
+    }
+  } else {
+    layout.concurrency = static_cast<double>(batch) * copies;
+    const int product = tensor * copies;
+    if (experts && product > machine_gpus && moe_tensor == expert && product == moe_tensor * expert) {
+      deployment.tensor_parallel = copies > 1 ? 1 : expert;
+      copies = copies > 1 ? expert : 1;
+    } else if (experts && tensor > 1 && tensor == copies && moe_tensor == 1 && product == expert) {
+      expert = tensor;
+      copies = 1;
+    }
+  }
+  if (batch == 0) layout.concurrency = in_flight;
+  deployment.attention_data_parallel = copies;
+  deployment.pipeline_parallel = std::max(row.degree("pp_size"), 1);
+  const std::int64_t gpus = std::int64_t{deployment.gpus_per_stage()} * deployment.pipeline_parallel;
+  if (gpus > machine_gpus) throw Unsupported{fmt::format("unsupported layout of {} GPUs", gpus)};
+  if (experts) {
+    deployment.moe_expert_parallel = std::min(expert, deployment.gpus_per_stage());
+    deployment.moe_tensor_parallel = 0;
+  }
+  if (layout.concurrency < 1) throw Unsupported{"unsupported concurrency 0"};
+  return layout;
+}
+
+ElementType quantised(const std::string& mode) {
+  if (mode.empty() || mode == "bf16" || mode == "bfloat16" || mode == "float16") return ElementType::bf16;
+  if (mode == "fp8" || mode == "fp8_block" || mode == "fp8_static") return ElementType::fp8;
+  if (mode == "nvfp4") return ElementType::nvfp4;
+  throw Unsupported{fmt::format("unsupported quantisation {}", mode)};
+}
+
+/// Models published with 4-bit experts and other weights in 16 bits stay so, whatever a row calls it.
+void set_types(const Row& row, const std::string& engine, const Llm& llm, const models::Gpu& gpu,
+               Deployment& deployment) {
+  const ElementType gemm = quantised(row.text("gemm_quant_mode"));
+  if (!has_experts(llm)) {
+    deployment.weights = gemm;
+  } else if (llm.weights.experts == ElementType::mxfp4) {
+    deployment.weights = ElementType::bf16;
+    deployment.experts = ElementType::mxfp4;
+  } else {
+    deployment.experts = quantised(row.text("moe_quant_mode"));
+    deployment.weights = gemm;
+  }
+  // Not told by the rows, but batches that memory limits show it: KV is narrower than bf16 with quantised weights in
+  // TensorRT-LLM, and in the others on GPUs that compute in 4 bits.
+  const bool narrow = gemm != ElementType::bf16 && (engine == "trtllm" || gpu.flops_per_second.count("fp4") > 0);
+  deployment.kv = narrow ? ElementType::fp8 : ElementType::bf16;
+}
+
+/// "h100_sxm" is our "h100-80gb-sxm": the same first word, and every other word somewhere.
+models::Gpu gpu_of(const std::string& system) {
+  std::vector<std::string> words(1);
+  for (const char c : system) {
+    if (c == '_' || c == '-') {
+      words.emplace_back();
+    } else {
+      words.back() += c;
+    }
+  }
+  for (const std::string& name : models::data_names("gpus")) {
+    const std::string padded = "-" + name + "-";
+    if (!padded.starts_with("-" + words.front() + "-")) continue;
+    const bool all = std::all_of(words.begin(), words.end(), [&](const std::string& word) {
+      return padded.find("-" + word + "-") != std::string::npos;
+    });
+    if (all) return models::find_gpu(name);
+  }
+  throw Unsupported{fmt::format("unsupported GPU {}", system)};
+}
+
+/// Descriptions, read once.
+class Descriptions {
+ public:
+  const Llm& llm(const std::string& name) {
+    return found(llms_, name, "model", [&] { return models::find_llm(name); });
+  }
+  const models::Engine& engine(const std::string& name) {
+    return found(engines_, name, "engine", [&] { return models::find_engine(name); });
+  }
+  const models::Gpu& gpu(const std::string& system) {
+    return found(gpus_, system, "GPU", [&] { return gpu_of(system); });
+  }
+
+ private:
+  template <typename Value, typename Find>
+  static const Value& found(std::map<std::string, Value>& known, const std::string& name, const char* what, Find find) {
+    if (const auto place = known.find(name); place != known.end()) return place->second;
+    // A path is no name: what a table of points holds must not choose files to read.
+    if (name.find('\\') != std::string::npos || name.ends_with(".json") || name.starts_with('/') ||
+        name.starts_with('.')) {
+      throw Unsupported{fmt::format("unsupported {} {}", what, name)};
+    }
+    try {
+      return known.emplace(name, find()).first->second;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unknown_name && error.code() != ErrorCode::file_not_found) throw;
+      throw Unsupported{fmt::format("unsupported {} {}", what, name)};
+    }
+  }
+
+  std::map<std::string, Llm> llms_;
+  std::map<std::string, models::Engine> engines_;
+  std::map<std::string, models::Gpu> gpus_;
+};
+
+/// Where an engine's version is not told, the month of the measurement stands for it.
+std::string version_of(const Row& row) {
+  const std::string version = row.text("backend_version");
+  const std::string date = row.text("measured_date");
+  if (!version.empty() || date.size() < 7) return version;
+  return "of " + date.substr(0, 7);
+}
+
+/// With the engine's share of memory; where the weights leave nothing of it, with the largest share that operators set,
+/// as what was measured did run.
+models::KvBudget budget_of(const Llm& llm, const models::Gpu& gpu, const models::KvOverhead& overhead,
+                           const Deployment& deployment, models::KvBudgetOptions options) {
+  try {
+    return models::kv_budget(llm, gpu, overhead, deployment, options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::out_of_memory) throw;
+    options.memory_share = std::max(options.memory_share, largest_memory_share);
+    return models::kv_budget(llm, gpu, overhead, deployment, options);
+  }
+}
+
+/// What a replica's memory and layout allow. A layout that the model does not allow, a rate that no description has, or
+/// no room for the weights concern this row alone.
+template <typename Result, typename Compute>
+Result allowed(Compute compute) {
+  try {
+    return compute();
+  } catch (const Error& error) {
+    throw Unsupported{fmt::format("unsupported: {}", error.what())};
+  }
+}
+
+void fill(const Row& row, Descriptions& descriptions, MeasuredPoint& point) {
+  if (const std::string mode = row.text("mode"); mode != "agg") {
+    throw Unsupported{fmt::format("unsupported mode {}", mode)};
+  }
+  const Llm& llm = descriptions.llm(row.text("model_path"));
+  const models::Gpu& gpu = descriptions.gpu(row.text("system"));
+  point.engine = descriptions.engine(row.text("backend"));
+  point.engine.version = version_of(row);
+  point.gpu = gpu.name;
+  point.model = llm.name;
+  Layout layout = layout_of(row, has_experts(llm));
+  set_types(row, point.engine.name, llm, gpu, layout.deployment);
+  const Deployment& deployment = layout.deployment;
+  point.precision = models::precision_name(llm, deployment);
+  point.gpus = deployment.gpus();
+
+  ClosedLoop& loop = point.loop;
+  loop.prompt_tokens = row.count("isl");
+  loop.output_tokens = row.count("osl");
+  const double drawn = drawn_share(loop);
+  loop.prompt_tokens = std::round(drawn * loop.prompt_tokens);
+  loop.output_tokens = std::round(drawn * loop.output_tokens);
+  loop.concurrency = layout.concurrency;
+  if (loop.prompt_tokens < 1) throw Unsupported{"unsupported isl 0"};
+  if (loop.output_tokens < 1) throw Unsupported{"unsupported osl 0"};
+  loop.token_budget = static_cast<double>(point.engine.token_budget);
+  loop.entries_read =
+      models::mean_entries_read(llm, static_cast<std::int64_t>(loop.prompt_tokens + loop.output_tokens / 2));
+  models::KvBudgetOptions options;
+  options.memory_share = point.engine.memory_share;
+  options.block_tokens = static_cast<int>(point.engine.block_tokens);
+  options.token_budget = point.engine.token_budget;
+  options.max_sequences = point.engine.max_sequences;
+  const auto budget =
+      allowed<models::KvBudget>([&] { return budget_of(llm, gpu, point.engine.kv_overhead, deployment, options); });
+  const double held = point.engine.held_output_share;
+  const double blocks_held = (loop.prompt_tokens + held * loop.output_tokens) / options.block_tokens +
+                             static_cast<double>(budget.blocks_per_sequence);
+  loop.queued_share =
+      (loop.prompt_tokens + (2 * held - 1) * loop.output_tokens) / (loop.prompt_tokens + loop.output_tokens);
+  const double fitting = static_cast<double>(budget.blocks) * deployment.attention_data_parallel / blocks_held;
+  loop.most_sequences = std::clamp(fitting, 1.0, static_cast<double>(point.engine.max_sequences));
+  point.shape = allowed<models::StepShape>([&] { return models::StepShape(llm, gpu, deployment); });
+
+  point.first_token_seconds = row.measured("silicon_ttft_ms");
+  point.per_output_token_seconds = row.measured("silicon_tpot_ms");
+}
+
+std::map<std::string, std::size_t> columns_of(const traces::TextLines& lines, const std::string& header) {
+  std::vector<std::string_view> names;
+  traces::split_csv(header, names);
+  std::map<std::string, std::size_t> columns;
+  for (std::size_t i = 0; i < names.size(); ++i) columns.emplace(names[i], i);
+  constexpr std::array<const char*, 15> needed = {
+      "id",      "backend",     "backend_version", "model_path",     "system",     "mode",
+      "isl",     "osl",         "gemm_quant_mode", "moe_quant_mode", "batch_size", "silicon_concurrency",
+      "tp_size", "moe_tp_size", "moe_ep_size"};
+  for (const char* const name : needed) {
+    if (columns.count(name) == 0) {
+      throw lines.error(ErrorCode::missing_data, "a table of measured points needs this column", name);
+    }
+  }
+  return columns;
+}
+
+}  // namespace
+
+std::vector<MeasuredPoint> read_measured_points(const std::filesystem::path& file) {
+  traces::TextLines lines(file);
+  std::string line;
+  if (!lines.next(line)) throw lines.file_error(ErrorCode::missing_data, "a table of measured points needs a header");
+  const std::map<std::string, std::size_t> columns = columns_of(lines, line);
+  const std::size_t width = static_cast<std::size_t>(std::count(line.begin(), line.end(), ',')) + 1;
+  std::vector<MeasuredPoint> points;
+  std::vector<std::string_view> fields;
+  Descriptions descriptions;
+  while (lines.next(line)) {
+    traces::split_csv(line, fields);
+    if (fields.size() != width) {
+      throw lines.error(ErrorCode::invalid_value, fmt::format("this row must have {} fields as the header", width));
+    }
+    const Row row(columns, fields);
+    MeasuredPoint point;
+    point.id = row.text("id");
+    point.status = "ok";
+    try {
+      fill(row, descriptions, point);
+    } catch (const Unsupported& unsupported) {
+      point.status = unsupported.reason;
+    }
+    std::replace(point.status.begin(), point.status.end(), '\n', ' ');
+    points.push_back(std::move(point));
+  }
+  return points;
+}
+
+ClosedLoopTimes predict(const MeasuredPoint& point) {
+  const models::EngineConstants constants =
+      models::adjusted_constants(point.engine, point.gpu, point.model, point.precision);
+  return closed_loop_times(models::StepTime(point.shape, constants), constants, point.loop);
+}
+
+std::vector<PointPrediction> predict_points(const std::filesystem::path& file) {
+  std::vector<PointPrediction> predictions;
+  for (const MeasuredPoint& point : read_measured_points(file)) {
+    PointPrediction prediction;
+    prediction.id = point.id;
+    prediction.status = point.status;
+    if (point.status == "ok") {
+      const ClosedLoopTimes times = predict(point);
+      prediction.ttft_ms = times.first_token * 1e3;
+      prediction.tpot_ms = times.per_output_token * 1e3;
+    }
+    predictions.push_back(std::move(prediction));
+  }
+  return predictions;
+}
+
+}  // namespace evictsim::sim

@@ -1,0 +1,47 @@
+#pragma once
+/// \file
+/// Measured serving points with a fixed number of requests in flight, as in AIConfigurator's accuracy sample: one row
+/// per point, columns by name. Which columns, and how layouts are read: docs/accuracy.md.
+
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "models/engine.h"
+#include "models/step_time.h"
+#include "sim/serving/steady_state.h"
+
+namespace evictsim::sim {
+
+struct MeasuredPoint {
+  std::string id;
+  std::string status;     ///< "ok", or why nothing can be said, such as "unsupported model X"; then only id holds
+  models::Engine engine;  ///< with the point's version
+  std::string gpu;        ///< models::Gpu::name
+  std::string model;      ///< models::Llm::name
+  std::string precision;  ///< models::precision_name
+  int gpus = 0;
+  models::StepShape shape;
+  ClosedLoop loop;
+  double first_token_seconds = std::numeric_limits<double>::quiet_NaN();       ///< measured; NaN: the row lacks it
+  double per_output_token_seconds = std::numeric_limits<double>::quiet_NaN();  ///< measured, or NaN
+};
+
+/// Throws Error (file_not_found, permission_denied, missing_data: a column; invalid_value: a row of another length).
+/// What a single row asks for in vain goes to its status.
+std::vector<MeasuredPoint> read_measured_points(const std::filesystem::path& file);
+
+/// With the constants of the point's engine. By the closed form of sim/serving/steady_state.h, not by simulation.
+ClosedLoopTimes predict(const MeasuredPoint& point);
+
+struct PointPrediction {
+  std::string id;
+  double ttft_ms = std::numeric_limits<double>::quiet_NaN();  ///< NaN unless ok
+  double tpot_ms = std::numeric_limits<double>::quiet_NaN();
+  std::string status;
+};
+/// Of every row, in order. Throws as read_measured_points().
+std::vector<PointPrediction> predict_points(const std::filesystem::path& file);
+
+}  // namespace evictsim::sim

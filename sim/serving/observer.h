@@ -1,0 +1,50 @@
+#pragma once
+/// \file
+/// What a serving simulation tells while it runs, for timelines.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "models/step_time.h"
+#include "sim/engine/time.h"
+
+namespace evictsim::sim {
+
+struct RequestRecord;
+
+/// Successive steps of one batch that did not change.
+struct StepsEvent {
+  int replica = 0;     ///< with disaggregation the decode replicas follow the prefill replicas
+  int microbatch = 0;  ///< of a pipeline
+  Time begin = 0, end = 0;
+  std::int64_t steps = 0;
+  models::StepWork first;  ///< work of the first one
+};
+
+/// A copy of one request's KV cache between two replicas.
+struct TransferEvent {
+  std::size_t request = 0;  ///< index of its RequestRecord
+  int from = 0, to = 0;     ///< replicas
+  Time begin = 0, end = 0;
+  double bytes = 0;
+};
+
+/// Hooks are called in the order of time, except that steps and transfers are told when they end. The simulation does
+/// not depend on them.
+class ServingObserver {
+ public:
+  ServingObserver() = default;
+  ServingObserver(const ServingObserver&) = delete;
+  ServingObserver& operator=(const ServingObserver&) = delete;
+  virtual ~ServingObserver() = default;
+
+  virtual void steps(const StepsEvent& event) = 0;
+  /// A request got its place in a batch, for the first time or again; `cached` tokens need no computing.
+  virtual void admitted(Time time, std::size_t request, int replica, std::int64_t cached) = 0;
+  virtual void preempted(Time time, std::size_t request, int replica, bool swapped) = 0;
+  virtual void transferred(const TransferEvent& event) = 0;
+  /// Completed or refused.
+  virtual void finished(const RequestRecord& record) = 0;
+};
+
+}  // namespace evictsim::sim

@@ -1,0 +1,173 @@
+// What happens to a replica between the moments at which it forms batches.
+#include <algorithm>
+
+#include "sim/serving/replica.h"
+
+namespace evictsim::sim {
+
+void Replica::complete(std::size_t microbatch, Time now, std::vector<SequenceId>& left) {
+  Microbatch& batch = microbatches_[microbatch];
+  if (microbatches_.size() == 1) batch.ended = batch.progression.end(batch.steps);
+  const std::int64_t steps = batch.steps;
+  if (state_.options.observer) {
+    state_.options.observer->steps(
+        {number_, static_cast<int>(microbatch), batch.progression.start.time, now, steps, batch.work});
+  }
+  if (steps > 1) {
+    for (const Item& item : batch.items) {
+      Sequence& sequence = state_.sequences[item.sequence];
+      memory_.grow(sequence, sequence.computed + steps);
+    }
+  }
+  advance(microbatch, steps);
+  batch.busy = false;
+  if (--busy_ == 0) totals_.busy += now - busy_since_;
+  bool any_left = false;
+  for (const Item& item : batch.items) {
+    Sequence& sequence = state_.sequences[item.sequence];
+    if (!takes_part(item, microbatch) || sequence.computed < sequence.target) continue;
+    RequestRecord& record = state_.requests[sequence.request];
+    sequence.generated += steps;
+    sequence.target = sequence.computed + 1;
+    record.generated_tokens = sequence.generated;
+    if (record.first_token == not_yet) record.first_token = now;
+    const bool done = sequence.generated == sequence.output;
+    if (!done && role_ != ReplicaRole::prefill) continue;
+    any_left = true;
+    --batch.sequences;
+    --state_.running;
+    sequence.microbatch = no_microbatch;
+    if (done) {
+      record.finish = now;
+      record.status = RequestStatus::completed;
+    }
+    left.push_back(item.sequence);
+  }
+  if (!any_left) return;
+  std::erase_if(running_, [&](SequenceId id) { return state_.sequences[id].microbatch == no_microbatch; });
+}
+
+/// Counts computed tokens; a prompt's last chunk yields a token, which complete() adds.
+void Replica::advance(std::size_t microbatch, std::int64_t steps) {
+  const Microbatch& batch = microbatches_[microbatch];
+  totals_.steps += steps;
+  totals_.step_sequences += steps * static_cast<std::int64_t>(batch.items.size());
+  totals_.computed_tokens += steps * (batch.work.decode_sequences + batch.work.prefill_tokens);
+  for (const Item& item : batch.items) {
+    if (!takes_part(item, microbatch)) continue;
+    Sequence& sequence = state_.sequences[item.sequence];
+    sequence.computed += item.tokens * steps;
+    state_.requests[sequence.request].computed_tokens += item.tokens * steps;
+  }
+}
+
+void Replica::release(SequenceId id) {
+  --load_;
+  if (whole_batches()) {
+    finished_.push_back(id);
+    return;
+  }
+  memory_.release(state_.sequences[id], false);
+  state_.sequences.destroy(id);
+}
+
+void Replica::enqueue(SequenceId id, Time now) {
+  const bool first = waiting_.empty();
+  waiting_.push_back(id);
+  // Who comes behind others that cannot be admitted changes nothing, nor does anybody while the batch is full.
+  if (first && !whole_batches() && static_cast<std::int64_t>(running_.size()) < group_.max_sequences) interrupt(now);
+}
+
+bool Replica::reserve(SequenceId id, Time now) {
+  const auto places = static_cast<std::int64_t>(running_.size() + ready_.size()) + coming_;
+  if (!waiting_.empty() || places >= group_.max_sequences) return false;
+  Sequence& sequence = state_.sequences[id];
+  if (!memory_.admit(sequence, 0, sequence.target, sequence.target)) return false;
+  ++coming_;
+  interrupt(now);
+  return true;
+}
+
+void Replica::receive(SequenceId id, Time now) {
+  --coming_;
+  ready_.push_back(id);
+  interrupt(now);
+}
+
+void Replica::catch_up(Time now) {
+  for (const Microbatch& batch : microbatches_) {
+    if (!batch.busy || batch.steps == 1) continue;
+    const std::int64_t begun = batch.progression.done_not_before(now, batch.steps);
+    for (const Item& item : batch.items) {
+      Sequence& sequence = state_.sequences[item.sequence];
+      memory_.grow(sequence, sequence.computed + begun);
+    }
+  }
+}
+
+void Replica::interrupt(Time now) {
+  for (Microbatch& batch : microbatches_) {
+    if (!batch.busy || batch.steps == 1) continue;
+    const std::int64_t steps = batch.progression.done_not_before(now, batch.steps);
+    if (steps == batch.steps) continue;
+    batch.steps = steps;
+    state_.events.reschedule(batch.end, batch.progression.end(steps).time);
+  }
+}
+
+std::int64_t Replica::used_blocks(Time time) const {
+  std::int64_t used = memory_.used_blocks();
+  for (const Microbatch& batch : microbatches_) {
+    if (!batch.busy || batch.steps == 1) continue;
+    const std::int64_t begun = batch.progression.done_not_before(time + 1, batch.steps);
+    for (const Item& item : batch.items) {
+      const Sequence& sequence = state_.sequences[item.sequence];
+      const std::int64_t blocks = memory_.blocks_at(sequence, sequence.computed + begun);
+      used += std::max<std::int64_t>(0, blocks - static_cast<std::int64_t>(sequence.blocks.size()));
+    }
+  }
+  return used;
+}
+
+void Replica::cut(Time limit) {
+  catch_up(limit + 1);
+  for (std::size_t i = 0; i < microbatches_.size(); ++i) {
+    const Microbatch& batch = microbatches_[i];
+    if (!batch.busy || batch.steps == 1) continue;
+    // The last step of the batch ends after the limit, so these are no more than those that end before.
+    const std::int64_t done = batch.progression.done_not_before(limit + 1, batch.steps) - 1;
+    if (done == 0) continue;
+    advance(i, done);
+    for (const Item& item : batch.items) {
+      Sequence& sequence = state_.sequences[item.sequence];
+      state_.requests[sequence.request].generated_tokens += done;
+    }
+  }
+  if (busy_ > 0) totals_.busy += limit - busy_since_;
+}
+
+bool Replica::takes_part(const Item& item, std::size_t microbatch) const {
+  return state_.sequences[item.sequence].microbatch == static_cast<int>(microbatch);
+}
+
+void Replica::check(bool now) {
+#ifdef NDEBUG
+  constexpr bool debug = false;
+#else
+  constexpr bool debug = true;
+#endif
+  constexpr std::int64_t blocks_per_change = 64;
+  if (!now && (!debug || ++unchecked_changes_ < memory_.blocks() / blocks_per_change)) return;
+  unchecked_changes_ = 0;
+  memory_.check();
+}
+
+ReplicaTotals Replica::totals() const {
+  ReplicaTotals totals = totals_;
+  totals.blocks = memory_.blocks();
+  totals.peak_used_blocks = memory_.peak_used_blocks();
+  totals.evicted_blocks = memory_.evicted_blocks();
+  return totals;
+}
+
+}  // namespace evictsim::sim

@@ -1,0 +1,88 @@
+// Does advancing unchanged batches at once give what steps one by one give, to the nanosecond and the block?
+#include <catch2/catch.hpp>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/support/random_serving.h"
+#include "tests/support/serving_double.h"
+
+using namespace evictsim;
+using namespace evictsim::tests;
+
+namespace {
+
+/// Everything that is promised to be equal, in words that Catch can print.
+std::vector<std::string> told(const sim::ServingResult& result) {
+  std::vector<std::string> lines;
+  const auto line = [&](std::initializer_list<std::int64_t> values) {
+    std::string text;
+    for (const std::int64_t value : values) text += std::to_string(value) + " ";
+    lines.push_back(text);
+  };
+  for (const sim::RequestRecord& r : result.requests) {
+    line({r.arrival, r.queued, r.scheduled, r.first_token, r.finish, r.generated_tokens, r.cached_tokens,
+          r.computed_tokens, r.preemptions, r.replica, r.decode_replica, static_cast<std::int64_t>(r.status)});
+  }
+  for (const sim::ReplicaTotals& r : result.replicas) {
+    line({r.peak_used_blocks, r.steps, r.step_sequences, r.computed_tokens, r.preemptions, r.queried_tokens,
+          r.cached_tokens, r.evicted_blocks, static_cast<std::int64_t>(r.swapped_bytes),
+          static_cast<std::int64_t>(r.peak_host_bytes), r.busy});
+  }
+  for (const sim::ServingSample& s : result.series) line({s.time, s.used_blocks, s.running, s.waiting});
+  line({result.sample_period, result.end, result.running.seconds, result.running.nanoseconds, result.waiting.seconds,
+        result.waiting.nanoseconds, static_cast<std::int64_t>(result.transferred_bytes), result.completed,
+        result.refused});
+  return lines;
+}
+
+}  // namespace
+
+TEST_CASE("closed form and step by step agree in every field on random systems and workloads") {
+  std::int64_t changes = 0, changes_by_step = 0, preemptions = 0, cached = 0, evicted = 0, unfinished = 0;
+  for (std::uint32_t seed = 0; seed < 600; ++seed) {
+    RandomServing random(seed);
+    sim::ServingOptions options = random.options();
+    const RequestLists lists = random.requests();
+    ListSource source(lists), same(lists);
+    const sim::ServingResult result = sim::serve(options, source);
+    options.step_by_step = true;
+    options.check_every_change = true;
+    const sim::ServingResult reference = sim::serve(options, same);
+    CAPTURE(seed);
+    const auto lines = told(result), expected = told(reference);
+    REQUIRE(lines.size() == expected.size());
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      CAPTURE(i);
+      REQUIRE(lines[i] == expected[i]);
+    }
+    changes += result.changes;
+    changes_by_step += reference.changes;
+    for (const sim::ReplicaTotals& totals : result.replicas) {
+      preemptions += totals.preemptions;
+      cached += totals.cached_tokens;
+      evicted += totals.evicted_blocks;
+    }
+    for (const sim::RequestRecord& record : result.requests) {
+      unfinished += record.status == sim::RequestStatus::unfinished ? 1 : 0;
+    }
+  }
+  // The cases are worth their time only if they reach what is hard.
+  CHECK(changes < changes_by_step / 2);
+  CHECK(preemptions > 1000);
+  CHECK(cached > 1000);
+  CHECK(evicted > 1000);
+  CHECK(unfinished > 100);
+}
+
+TEST_CASE("the same inputs give the same results") {
+  for (std::uint32_t seed = 1000; seed < 1050; ++seed) {
+    RandomServing random(seed);
+    const sim::ServingOptions options = random.options();
+    const RequestLists lists = random.requests();
+    ListSource once(lists), twice(lists);
+    CAPTURE(seed);
+    CHECK(told(sim::serve(options, once)) == told(sim::serve(options, twice)));
+  }
+}
