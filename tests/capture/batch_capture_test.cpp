@@ -224,9 +224,11 @@ TEST_CASE("a line that cannot be read is named before anything runs") {
   refused(R"({"prompt": "a", "colour": 1})", "there is no such key; there are chat_template");
   refused(R"({"prompt": "a", "decode": -1})", "decode");
   refused(R"({"prompt": "a", "decode": 1.5})", "whole number");
-  refused(R"({"prompt": "a", "decode": 99999999999})", "whole number");
+  refused(R"({"prompt": "a", "decode": 99999999999})", "from 0 to 2147483647");
   refused(R"({"prompt": "a", "decode": 1, "continuation": "b"})", "one of decode");
   refused(R"({"prompt": "a", "chat_template": "yes"})", "true or false");
+  refused(R"({"prompt_tokens": [5], "chat_template": true})", "give prompt");
+  refused(R"({"prompt": "a", "system": "b"})", "add \"chat_template\": true");
   refused(R"({"prompt_tokens": []})", "not empty");
   refused(R"({"prompt_tokens": [1, "2"]})", "whole number");
   refused(R"({"prompt": "a", "spans": ["proof=b"]})", "evidence");

@@ -29,6 +29,8 @@ void prepare() {
                                  << "\n"
                                  << R"({"prompt_tokens": [5, 6, 7], "task": "ids"})"
                                  << "\n";
+  std::ofstream("range.jsonl") << R"({"prompt": "again", "second_pass_range": [0, 3]})"
+                               << "\n";
 }
 
 }  // namespace
@@ -106,6 +108,15 @@ TEST_CASE("many prompts become shards, and a second run goes on") {
   CHECK(traces::open_traces({"batch"}).size() == 2);
 }
 
+TEST_CASE("a line's part of a second pass without one is an error of that line") {
+  prepare();
+  fs::remove_all("range");
+  const Outcome outcome = run_capture("run --model tiny.gguf --prompts range.jsonl --decode 2 -o range/");
+  INFO(outcome.output);
+  CHECK(outcome.status == 1);
+  CHECK_THAT(outcome.output, Catch::Contains("range.jsonl line 1") && Catch::Contains("add --second-pass"));
+}
+
 TEST_CASE("token ids stand in for text") {
   prepare();
   REQUIRE(run_capture("run --model tiny.gguf --prompt-tokens ids.txt --continuation-tokens ids.txt -o ids.h5").status ==
@@ -134,6 +145,7 @@ TEST_CASE("mistakes get one line and exit status 1") {
        {"--model tiny.gguf --prompt prompt.txt --span evidence=elephant", "elephant"},
        {"--model tiny.gguf --prompt prompt.txt --span evidence=is", "more than once"},
        {"--model tiny.gguf --prompt prompt.txt --decode 500", "context of 256"},
+       {"--model tiny.gguf --prompt prompt.txt --system Short", "add --chat-template"},
        {"--model tiny.gguf --prompt prompt.txt --packets", "--span document"},
        {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3", "FIRST:END"},
        {"--model tiny.gguf --prompt prompt.txt --second-pass --second-pass-range 3:99", "0:38"},
@@ -154,7 +166,10 @@ TEST_CASE("wrong usage exits with status 2, help with 0") {
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --prompt-tokens ids.txt -o a.h5").status == 2);
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --decode 3 --continuation answer.txt -o a.h5").status ==
         2);
-  CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --dtype f8 -o a.h5").status == 2);
+  CHECK(run_capture("run --model tiny.gguf --prompt-tokens ids.txt --chat-template -o a.h5").status == 2);
+  const Outcome type = run_capture("run --model tiny.gguf --prompt prompt.txt --dtype f8 -o a.h5");
+  CHECK(type.status == 2);
+  CHECK_THAT(type.output, Catch::StartsWith("--dtype: f8: there is no such choice; there are bf16, f16, f32"));
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --prompts prompts.jsonl -o a").status == 2);
   CHECK(run_capture("run --model tiny.gguf --prompts prompts.jsonl --span evidence=a -o a").status == 2);
   CHECK(run_capture("run --model tiny.gguf --prompt prompt.txt --repeat-tail 3 -o a.h5").status == 2);

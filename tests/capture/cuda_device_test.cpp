@@ -130,7 +130,7 @@ TEST_CASE("device: rows arrive once, whole and in order, waiting or dropping") {
       for (std::uint64_t step = 0; step < 200; ++step) {
         for (int layer = 0; layer < 3; ++layer, ++given) {
           device.write(step * 8 + static_cast<std::uint64_t>(layer));
-          engine.copy(device.tensor(), {Role::key, layer, row_map(step), {}, false}, device.stream.get());
+          engine.copy(device.tensor(), {Role::key, layer, row_map(step), {}, Measure::rows}, device.stream.get());
         }
       }
     }
@@ -153,7 +153,7 @@ TEST_CASE("device: rows written inside a CUDA graph arrive with the step of thei
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
   const std::uint64_t number = engine.graph_of(stream);
   device.enqueue_write();
-  engine.copy(device.tensor(), {Role::key, 0, nullptr, {}, false}, stream);
+  engine.copy(device.tensor(), {Role::key, 0, nullptr, {}, Measure::rows}, stream);
   cudaGraph_t graph = nullptr;
   REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
   cudaGraphExec_t executable = nullptr;

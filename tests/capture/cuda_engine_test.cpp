@@ -157,7 +157,7 @@ struct Setup {
     auto map = std::make_shared<RowMap>();
     map->source = std::move(rows);
     map->origin.resize(map->source.size());
-    return {Role::key, 0, map, std::move(heads), false};
+    return {Role::key, 0, map, std::move(heads), Measure::rows};
   }
   ErrorCode refusal(CopyEngine& engine, const DLTensor& tensor, const RowSelection& selection) {
     try {

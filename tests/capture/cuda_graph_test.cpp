@@ -32,7 +32,7 @@ struct GraphEngine {
 
   [[nodiscard]] RowSelection select(std::size_t layer, std::shared_ptr<const RowMap> rows) const {
     return {Role::key, static_cast<int>(layer), std::move(rows),
-            layer % 2 == 0 ? std::vector<std::int32_t>{} : std::vector{1}, false};
+            layer % 2 == 0 ? std::vector<std::int32_t>{} : std::vector{1}, Measure::rows};
   }
 
   void capture(CopyEngine& copier) {

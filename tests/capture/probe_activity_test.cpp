@@ -124,10 +124,14 @@ TEST_CASE("kernels that overlap count in their classes, and once in the span") {
 }
 
 TEST_CASE("activity that gives no step is refused") {
-  CHECK_THROWS_AS(reduce_activity({}, {}), Error);
+  CHECK_THROWS_WITH(reduce_activity({}, {}), Catch::Contains("no kernels"));
   std::vector<KernelRecord> single;
   add(single, "gemm", 0, 5);
   CHECK_THROWS_WITH(reduce_activity(single, {}), Catch::Contains("1 kernels of device 0 make 0 steps"));
+  StepRule elsewhere;
+  elsewhere.device = 3;
+  CHECK_THROWS_WITH(reduce_activity(single, elsewhere),
+                    Catch::Contains("activity-device = 3: ") && Catch::Contains("there are kernels of device 0"));
   std::vector<KernelRecord> backwards;
   add(backwards, "gemm", 10, 5);
   add(backwards, "gemm", 10, 15);
@@ -153,7 +157,9 @@ TEST_CASE("files of the collector are read, and damaged ones refused") {
     CAPTURE(line);
     CHECK_THROWS_WITH(read_activity(file_of(head + "0,1,2,f\n" + line + "\n")), Catch::Contains("line 3"));
   }
-  CHECK_THROWS_WITH(read_activity(file_of("start,end\n")), Catch::Contains("line 1"));
+  for (const char* text : {"start,end\n", "", "device,start_ns,end_ns,name"}) {
+    CHECK_THROWS_WITH(read_activity(file_of(text)), Catch::Contains("line 1: the first line must be"));
+  }
   CHECK_THROWS_AS(read_activity("no such file"), Error);
   CHECK_THROWS_AS(read_activity(EVICTSIM_TEST_SCRATCH), Error);
 }

@@ -73,7 +73,8 @@ TEST_CASE("mistakes are answered with one line and the right status") {
   answers("probe -o x.json --no-device --base nothing", 1, "rtx-4090");
   answers("probe -o x.json --no-device --base l40s --activity absent.csv", 1, "absent.csv");
   answers("probe -o x.json --no-device --base l40s --activity activity.csv --step-end no_such", 1, "0 steps");
-  answers("probe -o x.json --no-device --base l40s --activity activity.csv --activity-device 5", 1, "device 5");
+  answers("probe -o x.json --no-device --base l40s --activity activity.csv --activity-device 5", 1,
+          "activity.csv: activity-device = 5: ");
   answers("probe -o absent/x.json --no-device --base l40s", 1, "absent/x.json");
 }
 

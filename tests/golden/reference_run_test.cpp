@@ -52,8 +52,8 @@ struct Prediction {
   ServingResult result;
 };
 
-/// 300 requests as they came, on memory as the budget has it.
-Prediction predicted(const std::string& engine) {
+/// 300 requests as they came, on this share of the memory that the budget has.
+Prediction predicted(const std::string& engine, double share) {
   setenv("EVICTSIM_DATA", EVICTSIM_SOURCE_DIR "/models", 1);
   ServingSetup setup;
   setup.llm = std::make_shared<const models::Llm>(models::find_llm("llama-3.1-8b"));
@@ -62,6 +62,9 @@ Prediction predicted(const std::string& engine) {
   setup.memory_share = 0.9;
   setup.token_budget = 2048;
   setup.max_sequences = 256;
+  const std::int64_t blocks = deploy(setup).options.replicas.blocks;
+  CHECK(blocks == Approx(2588).epsilon(0.03));
+  setup.kv_blocks = std::llround(share * static_cast<double>(blocks));
   const DeployedModel deployed = deploy(setup);
   ServingWorkload workload;
   workload.trace = std::make_shared<const traces::Workload>(traces::read_workload(data / "rtx-4090_requests.csv"));
@@ -74,8 +77,10 @@ Prediction predicted(const std::string& engine) {
 TEST_CASE(
     "an oversubscribed RTX 4090 is predicted within a tenth, by the engine's mean version and by the one that ran") {
   const auto* const engine = GENERATE("vllm", "vllm:0.19.0");
-  CAPTURE(engine);
-  const Prediction prediction = predicted(engine);
+  // The engine's constant of memory comes from this very run; it may as well have been 3 % off (docs/models.md).
+  const double share = GENERATE(0.97, 1.0, 1.03);
+  CAPTURE(engine, share);
+  const Prediction prediction = predicted(engine, share);
   const ServingResult& result = prediction.result;
   const ServiceMetrics metrics = ServiceMetrics::of(result);
 
@@ -94,7 +99,6 @@ TEST_CASE(
   REQUIRE(mean(first_token) == Approx(65.4566).epsilon(1e-4));
   REQUIRE(mean(whole) == Approx(86.5783).epsilon(1e-4));
 
-  CHECK(prediction.deployed.options.replicas.blocks == Approx(2588).epsilon(0.03));
   CHECK(metrics.ttft.mean() == Approx(mean(first_token)).epsilon(0.1));
   CHECK(metrics.tpot.mean() == Approx(mean(per_output_token)).epsilon(0.1));
   CHECK(metrics.e2e.mean() == Approx(mean(whole)).epsilon(0.1));
@@ -119,10 +123,8 @@ TEST_CASE(
     distances_running.push_back(std::abs(running(second) - row.at(3)));
     if (second > 5 && second < 160) distances_when_full.push_back(distances.back());
   }
-  UNSCOPED_INFO("TTFT " << metrics.ttft.mean() << ", TPOT " << metrics.tpot.mean() << ", latency " << metrics.e2e.mean()
-                        << ", preemptions " << metrics.preemptions << ", distance " << mean(distances) << ", when full "
-                        << mean(distances_when_full) << ", running " << mean(distances_running));
-  CHECK(mean(distances) < 1e-9);
-  CHECK(mean(distances_when_full) < 1e-9);
-  CHECK(mean(distances_running) < 1e-9);
+  // Percentage points and sequences. Most of it is the end, which comes 5 to 10 seconds early.
+  CHECK(mean(distances) < 7);
+  CHECK(mean(distances_when_full) < 2.5);
+  CHECK(mean(distances_running) < 6);
 }

@@ -37,8 +37,8 @@ class Printer final : public BatchObserver {
                report.skipped, report.failed, report.interrupted ? ", interrupted" : "", report.shards,
                report.shards == 1 ? "" : "s");
     if (checked_ > 0) {
-      fmt::print("check: {} sequences, attention from the trace against the engine's: largest relative error {:.2e}\n",
-                 checked_, report.largest_error);
+      fmt::print("check: {} sequence{}, attention from the trace against the engine's: largest relative error {:.2e}\n",
+                 checked_, checked_ == 1 ? "" : "s", report.largest_error);
     }
   }
 

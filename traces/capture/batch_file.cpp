@@ -35,7 +35,7 @@ bool flag_of(const std::string& key, const Json& value) {
 
 std::int32_t count_of(const std::string& key, const Json& value) {
   if (!value.is_number_unsigned() || value.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max()) {
-    refuse(key, "must be a whole number, not negative");
+    refuse(key, fmt::format("must be a whole number from 0 to {}", std::numeric_limits<std::int32_t>::max()));
   }
   return value.get<std::int32_t>();
 }
@@ -95,6 +95,12 @@ SequencePlan parse_line(const std::string& line, SequencePlan plan) {
   }
   if (object.contains("prompt") == object.contains("prompt_tokens")) {
     refuse("prompt", "a line has either a prompt or prompt_tokens");
+  }
+  if (object.contains("prompt_tokens") && object.value("chat_template", false)) {
+    refuse("chat_template", "wraps text; give prompt in place of prompt_tokens");
+  }
+  if (object.contains("system") && !plan.chat_template) {
+    refuse("system", "is a message of the model's template; add \"chat_template\": true");
   }
   const int ways = static_cast<int>(object.contains("decode")) + static_cast<int>(object.contains("continuation")) +
                    static_cast<int>(object.contains("continuation_tokens"));

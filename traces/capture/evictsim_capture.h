@@ -208,7 +208,8 @@ EVICTSIM_CAPTURE_API int32_t evictsim_capture_end_step(evictsim_capture* capture
 
 /** CUDA graphs (build with CUDA, options when_full=drop and graph_ring): `stream` is being captured into a graph. Until
  * end_graph, which comes before the capture of the stream ends, push puts a copy of the tensor into the graph and
- * copies nothing. `*graph` is the number that begin_replay takes. Not inside a step. */
+ * copies nothing. `*graph` is the number that begin_replay takes. Not inside a step. step_norm, cos_final and
+ * cos_attention are not computed of such tensors; one that serves nothing else is refused as unsupported. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_begin_graph(evictsim_capture* capture, void* stream, uint64_t* graph);
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_end_graph(evictsim_capture* capture);
 

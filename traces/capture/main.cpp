@@ -14,9 +14,16 @@ int run(int argument_count, char** arguments) {
   CLI::App app("Records attention traces from GGUF models with llama.cpp, and measures GPUs", "evictsim-capture");
   app.set_version_flag("--version", EVICTSIM_VERSION);
   app.require_subcommand(1);
+  app.footer(
+      "`evictsim-capture COMMAND --help` explains a command; docs/capture.md and docs/gpu.md lead through them.\nExit "
+      "status: 0 done, 1 bad input or a failed check, 2 bad usage, 130 interrupted.");
   int status = 0;
   evictsim::traces::capture::add_run_command(app, status);
   evictsim::traces::capture::add_probe_command(app);
+  if (argument_count < 2) {
+    std::fputs(app.help().c_str(), stderr);
+    return 2;
+  }
   try {
     app.parse(argument_count, arguments);
   } catch (const CLI::ParseError& error) {

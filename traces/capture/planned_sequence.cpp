@@ -35,7 +35,10 @@ void read_prompt(const SequencePlan& plan, const CapturedModel& captured, Planne
 }
 
 void plan_second_pass(const SequencePlan& plan, const CapturedModel& captured, PlannedSequence& sequence) {
-  if (!captured.record().second_pass) return;
+  if (!captured.record().second_pass) {
+    if (plan.second_pass_range) refuse("says what a second pass reads; add --second-pass", "second_pass_range");
+    return;
+  }
   SecondPassPlan pass = *captured.record().second_pass;
   if (plan.second_pass_range) pass.range = plan.second_pass_range;
   sequence.second_pass = capture::plan_second_pass(pass, sequence.prompt,

@@ -57,14 +57,31 @@ struct RowMap {
   Pass pass = Pass::sequence;
 };
 
+/// What becomes of the selected rows. All but `rows` deliver one number per row, [rows, 1], or nothing.
+enum class Measure : std::uint8_t {
+  rows,                ///< the rows themselves
+  norm,                ///< of `hidden`: L2 norms, as role `residual_norm`
+  step,                ///< of `hidden`: L2 distance from the row before in the same request, as role `step_norm`
+  attention_cosine,    ///< of `after_attention`: cosine with the rows held for it, as role `cos_attention`
+  final_cosine,        ///< of `hidden`: cosine with the rows held of that layer, as role `cos_final`
+  hold_for_attention,  ///< of `hidden`: stays on the device for `attention_cosine`, in place of what was held for it
+  hold_for_final,      ///< of `hidden`: stays on the device for `final_cosine` of that layer in the same step
+};
+
+/// Whether rows stay on the device and nothing comes back.
+inline bool is_hold(Measure measure) {
+  return measure == Measure::hold_for_attention || measure == Measure::hold_for_final;
+}
+/// Whether it takes rows of two tensors, or of two steps.
+inline bool is_comparison(Measure measure) { return measure != Measure::rows && measure != Measure::norm; }
+
 /// What is wanted of one tensor.
 struct RowSelection {
   Role role{};
-  int layer = 0;  ///< index in the model
+  int layer = 0;  ///< index in the model; of a comparison the layer that the number is about
   std::shared_ptr<const RowMap> rows;
   std::vector<std::int32_t> heads;  ///< of tensors with heads: the heads taken, ascending; empty: all
-  /// Of role `hidden`: not the rows but their L2 norms are wanted, delivered as role `residual_norm` [rows, 1].
-  bool norm_only = false;
+  Measure measure = Measure::rows;
 };
 
 /// Rows that have arrived in host memory: [rows, width], row-major without gaps, heads beside each other.
@@ -95,10 +112,13 @@ struct DeviceOptions {
   bool drop = false;                                ///< when the ring is full: drop (and say so), else wait
   TensorType type = TensorType::float16;            ///< of q, k, v, x; cast on the device. Channels stay float32.
   std::size_t graph_ring_bytes = 0;  ///< for rows written inside CUDA graphs, on the device and pinned; 0: none
+  std::size_t history_bytes = 0;     ///< device memory for rows that others are compared with; 0: no comparisons
 };
 
 /// Copies rows of device tensors to the host. Logits are reduced on the device: from a selection of role `logits` the
-/// receiver gets batches of role `entropy` [rows, 1] and `entropy_top` [rows, 3], float32.
+/// receiver gets batches of role `entropy` [rows, 1] and `entropy_top` [rows, 3], float32. Comparisons whose other row
+/// is not on the device, for lack of room or because it never came, arrive as NaN or are dropped; selections that hold
+/// rows are neither received nor dropped.
 class DeviceCopier {
  public:
   virtual ~DeviceCopier() = default;
@@ -108,6 +128,8 @@ class DeviceCopier {
   virtual void copy(const DLTensor& tensor, const RowSelection& selection, void* stream) = 0;
   /// Returns when everything given so far was delivered or dropped.
   virtual void drain() = 0;
+  /// No row of that request will come any more: what the device holds of it is given up. Never waits.
+  virtual void forget(std::uint64_t request) noexcept = 0;
 
   /// The CUDA graph that `stream` is being captured into, 0 for none. Tensors copied meanwhile become part of it; the
   /// rows of their selections are not looked at.

@@ -99,6 +99,23 @@ Span parse_range(const std::string& text) {
               {.parameter = "second-pass-range", .value = text});
 }
 
+/// Takes one of the names of `choices`, and says which there are.
+template <typename Choice>
+CLI::Validator one_of(const std::map<std::string, Choice>& choices) {
+  return CLI::Validator(
+      [choices](std::string& word) -> std::string {
+        const auto chosen = choices.find(word);
+        if (chosen == choices.end()) {
+          std::string names;
+          for (const auto& [name, ignored] : choices) names += (names.empty() ? "" : ", ") + name;
+          return fmt::format("{}: there is no such choice; there are {}", word, names);
+        }
+        word = std::to_string(static_cast<int>(chosen->second));
+        return {};
+      },
+      "");
+}
+
 int parse_gpu_layers(const std::string& text) {
   if (text == "all") return all_layers;
   return static_cast<int>(TextField{"gpu-layers", text}.integer(0, 1 << 20));
@@ -137,6 +154,10 @@ void complete_plan(Arguments& arguments, const CLI::App& command) {
   if (command.count("--tolerance") > 0) plan.record.tolerance = arguments.tolerance;
   if (!arguments.task.empty()) plan.sequence.task = arguments.task;
   for (const std::string& span : arguments.spans) plan.sequence.spans.push_back(parse_span(span));
+  if (arguments.batch_file.empty() && !plan.sequence.system.empty() && !plan.sequence.chat_template) {
+    throw Error(ErrorCode::invalid_argument, "a system message needs the model's template; add --chat-template",
+                {.parameter = "system"});
+  }
   if (!arguments.prompt_file.empty()) plan.sequence.prompt = read_text(arguments.prompt_file);
   if (!arguments.tokens_file.empty()) plan.sequence.prompt_tokens = read_tokens(arguments.tokens_file);
   if (!arguments.continuation_file.empty()) plan.sequence.continuation = read_text(arguments.continuation_file);
@@ -223,7 +244,9 @@ void add_other_passes(CLI::App& command, Arguments& arguments) {
       .add_option("--repeat-next", pass.next_request,
                   "asks for every later chunk, with the last tokens of the chunk before behind it")
       ->needs(second);
-  command.add_option("--repeat-tail", pass.tail, "how many of these")->capture_default_str()->needs(second);
+  command.add_option("--repeat-tail", pass.tail, "how many of the chunk's last tokens")
+      ->capture_default_str()
+      ->needs(second);
 
   PacketPlan& packets = arguments.packets;
   auto* alone = command.add_flag("--packets", arguments.with_packets,
@@ -242,11 +265,13 @@ void add_engine(CLI::App& command, Arguments& arguments) {
   EngineSettings& engine = arguments.plan.engine;
   const std::map<std::string, CacheType> caches = {{"f16", CacheType::float16}, {"f32", CacheType::float32}};
   command.add_option("--cache-type", engine.cache_type, "the engine's KV cache: f16 (default) or f32")
-      ->transform(CLI::CheckedTransformer(caches));
+      ->type_name("TEXT")
+      ->transform(one_of(caches));
   const std::map<std::string, FlashAttention> modes = {
       {"auto", FlashAttention::automatic}, {"on", FlashAttention::on}, {"off", FlashAttention::off}};
   command.add_option("--flash-attention", engine.flash_attention, "auto (default), on or off")
-      ->transform(CLI::CheckedTransformer(modes));
+      ->type_name("TEXT")
+      ->transform(one_of(modes));
   command.add_option("--threads", engine.threads, "threads of the engine")->capture_default_str();
   command.add_option("--ubatch", engine.ubatch, "prompt tokens per forward step")->capture_default_str();
   command.add_option("--gpu-layers", arguments.gpu_layers, "layers that run on GPUs: a number, or all")
@@ -261,9 +286,11 @@ void add_writer(CLI::App& command, Arguments& arguments) {
   command.add_option("--writer-threads", record.writer_threads, "threads that compress and write")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
-  command.add_option("--shard-bytes", arguments.shard_bytes, "of a directory: from then on a new shard")
+  command
+      .add_option("--shard-bytes", arguments.shard_bytes,
+                  "size of a shard in a directory; reached, it is followed by another")
       ->capture_default_str();
-  command.add_option("--shard-seconds", record.shard_seconds, "likewise")
+  command.add_option("--shard-seconds", record.shard_seconds, "age of a shard in a directory, likewise")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
       ->capture_default_str();
 }
@@ -271,7 +298,7 @@ void add_writer(CLI::App& command, Arguments& arguments) {
 }  // namespace
 
 void add_run_command(CLI::App& app, int& status) {
-  auto* command = app.add_subcommand("run", "Run a GGUF model over a prompt and write a trace");
+  auto* command = app.add_subcommand("run", "Runs a GGUF model over a prompt, or over many, and writes a trace");
   const auto arguments = std::make_shared<Arguments>();
   CapturePlan& plan = arguments->plan;
   command->add_option("--model", plan.model, "GGUF model file")->required();
@@ -282,7 +309,7 @@ void add_run_command(CLI::App& app, int& status) {
 
   auto* prompt = command->add_option_group("prompt", "What the model reads (exactly one)");
   prompt->add_option("--prompt", arguments->prompt_file, "text file, - for standard input");
-  prompt->add_option("--prompt-tokens", arguments->tokens_file, "file of token ids instead of text");
+  auto* tokens = prompt->add_option("--prompt-tokens", arguments->tokens_file, "file of token ids instead of text");
   auto* batch =
       prompt->add_option("--prompts", arguments->batch_file,
                          "file of many prompts, a JSON object a line: {\"prompt\": \"...\", \"id\": \"...\"}");
@@ -290,8 +317,10 @@ void add_run_command(CLI::App& app, int& status) {
   command->add_option("--id", plan.sequence.id, "name of the prompt in the trace")
       ->capture_default_str()
       ->excludes(batch);
-  command->add_flag("--chat-template", plan.sequence.chat_template,
-                    "wrap the prompt as a user message in the model's template");
+  command
+      ->add_flag("--chat-template", plan.sequence.chat_template,
+                 "wrap the prompt as a user message in the model's template")
+      ->excludes(tokens);
   command->add_option("--system", plan.sequence.system, "system message for --chat-template");
   command
       ->add_option(
@@ -323,7 +352,8 @@ void add_run_command(CLI::App& app, int& status) {
   const std::map<std::string, TensorType> types = {
       {"f16", TensorType::float16}, {"bf16", TensorType::bfloat16}, {"f32", TensorType::float32}};
   command->add_option("--dtype", plan.record.tensor_type, "f16 (default), bf16 or f32")
-      ->transform(CLI::CheckedTransformer(types));
+      ->type_name("TEXT")
+      ->transform(one_of(types));
   command->add_flag("--x", plan.record.hidden, "also record x, the residual stream entering every captured layer");
   command->add_flag("--no-w-o", arguments->no_output_weights, "leave out W_O (there is no check then)");
   command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text in the trace");

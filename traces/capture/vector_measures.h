@@ -28,7 +28,7 @@ inline double norm(std::span<const float> a) { return std::sqrt(dot(a, a)); }
 /// Zero vectors have no direction; they count as unchanged.
 inline double cosine(std::span<const float> a, std::span<const float> b) {
   const double norms = norm(a) * norm(b);
-  return norms > 0 ? dot(a, b) / norms : 1.0;
+  return norms == 0 ? 1.0 : dot(a, b) / norms;
 }
 
 }  // namespace evictsim::traces::capture

@@ -70,7 +70,7 @@ bool CopyEngine::deliver_next() {
     counters_.lost_rows += next->rows - outcome.delivered_rows - outcome.dropped_rows;
     // Where a copy may not have happened, its room and event are not used again.
     if (next->arrived != nullptr && !discarding_) {
-      if (next->kind == Pending::Kind::copied) ring_.release_oldest();
+      if (next->kind == Pending::Kind::copied || next->kind == Pending::Kind::held) ring_.release_oldest();
       free_events_.push_back(next->arrived);
     }
     pending_.pop_front();
@@ -95,6 +95,7 @@ bool CopyEngine::arrived(const Pending& pending, std::optional<Error>& problem) 
 
 /// Tells the sink that the rows are lost.
 void CopyEngine::give_up(const Pending& pending) {
+  if (pending.kind == Pending::Kind::held) return;
   if (pending.kind != Pending::Kind::replayed) {
     receiver_.dropped(pending.selection);
     return;
@@ -107,12 +108,15 @@ void CopyEngine::deliver(const Pending& pending, CopyCounters& outcome) {
   switch (pending.kind) {
     case Pending::Kind::copied:
     case Pending::Kind::empty: {
-      const auto* bytes = reinterpret_cast<const std::byte*>(pinned_ring_.bytes() + pending.offset);
+      const auto* bytes =
+          reinterpret_cast<const std::byte*>(pinned_ring_.bytes() + pending.offset + pending.stored.copied_first);
       deliver_rows(receiver_, pending.selection, pending.stored, bytes, pending.rows, false, scratch_);
       outcome.delivered_rows = pending.rows;
       outcome.bytes = pending.stored.copied_bytes;
       return;
     }
+    case Pending::Kind::held:
+      return;
     case Pending::Kind::dropped:
       receiver_.dropped(pending.selection);
       outcome.dropped_rows = pending.rows;

@@ -20,7 +20,11 @@ Error wrong(ErrorCode code, const std::string& rule, const std::string& paramete
 }  // namespace
 
 CopyEngine::CopyEngine(std::shared_ptr<CudaRuntime> runtime, RowReceiver& receiver, const CopyEngineOptions& options)
-    : runtime_(std::move(runtime)), receiver_(receiver), options_(options), ring_(options.ring_bytes) {
+    : runtime_(std::move(runtime)),
+      receiver_(receiver),
+      options_(options),
+      ring_(options.ring_bytes),
+      history_(options.history_bytes) {
   if (options.ring_bytes < smallest_ring || options.pending == 0) {
     throw wrong(ErrorCode::invalid_argument, "the ring needs at least 4096 bytes, and one selection must fit",
                 "ring_bytes", std::to_string(options.ring_bytes));
@@ -33,6 +37,10 @@ CopyEngine::CopyEngine(std::shared_ptr<CudaRuntime> runtime, RowReceiver& receiv
   pinned_ring_ = CudaResource::pinned_memory(*runtime_, ring_.bytes());
   gathered_ = CudaResource::event(*runtime_);
   replayed_ = CudaResource::event(*runtime_);
+  if (options_.history_bytes > 0) {
+    held_rows_ = CudaResource::device_memory(*runtime_, options_.history_bytes);
+    compared_ = CudaResource::event(*runtime_);
+  }
   for (std::size_t i = 0; i < options_.pending; ++i) {
     events_.push_back(CudaResource::event(*runtime_));
     free_events_.push_back(events_.back().get());
@@ -59,8 +67,10 @@ CopyEngine::~CopyEngine() {
   if (failure_ && selected.ok()) static_cast<void>(runtime_->synchronize_device());
   graphs_.reset();
   events_.clear();
-  for (CudaResource* resource : {&replayed_, &gathered_, &pinned_ring_, &device_ring_, &side_stream_})
+  for (CudaResource* resource :
+       {&compared_, &held_rows_, &replayed_, &gathered_, &pinned_ring_, &device_ring_, &side_stream_}) {
     resource->reset();
+  }
   if (relaxed.ok()) static_cast<void>(runtime_->exchange_capture_mode(mode));
   int ours = 0;
   if (selected.ok()) static_cast<void>(runtime_->exchange_device(previous, ours));
@@ -116,6 +126,9 @@ void CopyEngine::copy(const DLTensor& tensor, const RowSelection& selection, voi
     throw Error(ErrorCode::unsupported,
                 "the stream is being captured into a CUDA graph, and a graph cannot wait for room; open with drop");
   }
+  if (is_comparison(selection.measure)) {
+    throw Error(ErrorCode::unsupported, "rows inside a CUDA graph are not compared with others");
+  }
   if (!graphs_) {
     throw wrong(ErrorCode::unsupported, "the stream is being captured into a CUDA graph, which needs a ring of its own",
                 "graph_ring_bytes", "0");
@@ -129,15 +142,27 @@ void CopyEngine::copy_rows(const DeviceTensor& tensor, const RowSelection& selec
   Pending pending;
   pending.selection = selection;
   pending.stored = stored_rows(tensor.source, selection, options_.type, rows, heads);
-  pending.rows = rows;
-  if (pending.stored.output_bytes == 0) {
+  const bool compares = is_comparison(selection.measure), holds = is_hold(selection.measure);
+  if (!holds) pending.rows = rows;
+  if (rows == 0 || (pending.stored.output_bytes == 0 && !holds)) {
+    if (holds) return;
     pending.kind = Pending::Kind::empty;
     push(std::move(pending));
     return;
   }
+  if (compares && !history_.can_take(selection, tensor.source.heads * tensor.source.width)) {
+    if (holds) return;
+    pending.kind = Pending::Kind::dropped;
+    push(std::move(pending));
+    return;
+  }
   std::size_t list_bytes = 0;
-  if (!spacing_of(selection.rows->source).even) list_bytes += rows * sizeof(std::int64_t);
-  if (!spacing_of(selection.heads).even) list_bytes += heads * sizeof(std::int32_t);
+  if (compares) {
+    list_bytes = RowHistory::list_bytes(selection.measure, rows);
+  } else {
+    if (!spacing_of(selection.rows->source).even) list_bytes += rows * sizeof(std::int64_t);
+    if (!spacing_of(selection.heads).even) list_bytes += heads * sizeof(std::int32_t);
+  }
   const std::size_t bytes = CopyRing::rounded(list_bytes) + CopyRing::rounded(pending.stored.output_bytes);
   if (bytes > ring_.bytes()) {
     throw wrong(
@@ -147,19 +172,26 @@ void CopyEngine::copy_rows(const DeviceTensor& tensor, const RowSelection& selec
   }
   const std::optional<Room> room = find_room(bytes, !options_.drop);
   if (!room) {
+    if (compares) history_.miss(selection);
+    if (holds) return;
     pending.kind = Pending::Kind::dropped;
     push(std::move(pending));
     return;
   }
+  if (holds) pending.kind = Pending::Kind::held;
   pending.offset = room->offset + CopyRing::rounded(list_bytes);
   pending.arrived = room->arrived;
   try {
-    enqueue(tensor, selection, pending.stored, *room, list_bytes, stream);
+    if (compares) {
+      enqueue_comparison(tensor, selection, pending.stored, *room, list_bytes, stream);
+    } else {
+      enqueue(tensor, selection, pending.stored, *room, list_bytes, stream);
+    }
   } catch (const Error& error) {
     {
       const std::scoped_lock lock(mutex_);
-      counters_.rows += rows;
-      counters_.lost_rows += rows;
+      counters_.rows += pending.rows;
+      counters_.lost_rows += pending.rows;
     }
     // Part of the sequence may be under way, so its room cannot be used again: the capture is over.
     fail(error);
@@ -203,11 +235,80 @@ void CopyEngine::enqueue(const DeviceTensor& tensor, const RowSelection& selecti
   output.base = device + lists;
   require(runtime_->launch(row_job(source, stored, rows.size(), output), stream),
           "launching a kernel that gathers rows");
+  start_copy_to_host(stored, room.offset + lists, room, stream);
+}
+
+/// Copies what the kernels on `stream` wrote at `offset` of the ring to the same place of pinned memory.
+void CopyEngine::start_copy_to_host(const StoredRows& stored, std::size_t offset, const Room& room, CudaStream stream) {
+  const std::size_t first = offset + stored.copied_first;
   require(runtime_->record_event(gathered_.get(), stream), "recording an event on the engine's stream");
   require(runtime_->wait_event(side_stream_.get(), gathered_.get()), "letting the copy stream wait");
-  require(runtime_->copy_to_host(pinned + lists, device + lists, stored.copied_bytes, side_stream_.get()),
+  require(runtime_->copy_to_host(pinned_ring_.bytes() + first, device_ring_.bytes() + first, stored.copied_bytes,
+                                 side_stream_.get()),
           "starting a copy to the host");
   require(runtime_->record_event(room.arrived, side_stream_.get()), "recording an event on the copy stream");
+}
+
+/// Reads and writes rows that are held: those calls follow each other, whatever streams they come on.
+void CopyEngine::enqueue_comparison(const DeviceTensor& tensor, const RowSelection& selection, const StoredRows& stored,
+                                    const Room& room, std::size_t list_bytes, CudaStream stream) {
+  const RowHistory::Plan plan = history_.take(selection);
+  const std::vector<std::int64_t>& rows = selection.rows->source;
+  unsigned char* const device = device_ring_.bytes() + room.offset;
+  unsigned char* const pinned = pinned_ring_.bytes() + room.offset;
+  std::size_t used = 0;
+  const auto upload = [&](const std::vector<std::int64_t>& list) {
+    std::memcpy(pinned + used, list.data(), list.size() * sizeof(std::int64_t));
+    const auto* const place = reinterpret_cast<const std::int64_t*>(device + used);
+    used += list.size() * sizeof(std::int64_t);
+    return place;
+  };
+  const auto rows_of_tensor = [&](const std::vector<std::int64_t>& list) {
+    RowSource source = tensor.source;
+    source.indices = upload(list);
+    source.index_type = IndexType::int64;
+    source.index_limit = tensor.row_count;
+    return source;
+  };
+  const std::int64_t width = tensor.source.heads * tensor.source.width;
+  const ProfiledRange range(*runtime_, "evictsim: enqueue comparison");
+  std::vector<KernelJob> jobs;
+  if (!is_hold(selection.measure)) {
+    RowComparison job;
+    job.first = rows_of_tensor(rows);
+    job.rows = static_cast<std::int64_t>(rows.size());
+    job.output.base = device + CopyRing::rounded(list_bytes);
+    RowSource held{held_rows_.get(), ElementType::f32, 1, width, width, 0, 1, upload(plan.held),
+                   IndexType::int64, history_.rows()};
+    if (selection.measure == Measure::step) {
+      job.second = rows_of_tensor(plan.within);
+      job.otherwise = held;
+    } else {
+      job.second = held;
+    }
+    jobs.emplace_back(job);
+  }
+  if (!plan.kept.empty()) {
+    RowGather job;
+    job.source = rows_of_tensor(plan.kept);
+    job.rows = static_cast<std::int64_t>(plan.kept.size());
+    job.stored_type = ElementType::f32;  // every captured format is exact there
+    job.output.base = held_rows_.bytes();
+    job.places = upload(plan.places);
+    jobs.emplace_back(job);
+  }
+  require(runtime_->copy_to_device(device, pinned, used, stream), "copying lists of rows");
+  if (compared_before_) require(runtime_->wait_event(stream, compared_.get()), "waiting for the comparison before");
+  for (const KernelJob& job : jobs) {
+    require(runtime_->launch(job, stream), "launching a kernel that compares or holds rows");
+  }
+  require(runtime_->record_event(compared_.get(), stream), "recording an event behind a comparison");
+  compared_before_ = true;
+  if (is_hold(selection.measure)) {
+    require(runtime_->record_event(room.arrived, stream), "recording an event on the engine's stream");
+  } else {
+    start_copy_to_host(stored, room.offset + CopyRing::rounded(list_bytes), room, stream);
+  }
 }
 
 std::optional<CopyEngine::Room> CopyEngine::find_room(std::size_t bytes, bool wait) {
@@ -338,6 +439,8 @@ CopyCounters CopyEngine::counters() const {
     result.unannounced_rows = graphs_->unannounced_rows();
     result.conflicting_rows = graphs_->conflicting_rows();
   }
+  result.held_bytes = history_.held_bytes();
+  result.unmatched_rows = history_.unmatched_rows();
   return result;
 }
 

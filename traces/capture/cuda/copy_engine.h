@@ -18,6 +18,7 @@
 #include "traces/capture/cuda/device_tensor.h"
 #include "traces/capture/cuda/graph_recorder.h"
 #include "traces/capture/cuda/resource.h"
+#include "traces/capture/cuda/row_history.h"
 #include "traces/capture/row_batch.h"
 
 namespace evictsim::traces::capture {
@@ -40,6 +41,8 @@ struct CopyCounters {
   std::uint64_t waits = 0;             ///< calls that waited for room
   std::uint64_t unannounced_rows = 0;  ///< written by CUDA graphs that were launched outside of begin_replay/end_replay
   std::uint64_t conflicting_rows = 0;  ///< among the dropped: two graphs ran at once
+  std::uint64_t held_bytes = 0;        ///< of device memory, for rows that others will be compared with
+  std::uint64_t unmatched_rows = 0;    ///< delivered as NaN or dropped, since the row to compare with is not held
 };
 
 class CopyEngine final : public DeviceCopier {
@@ -65,12 +68,14 @@ class CopyEngine final : public DeviceCopier {
   /// All replays that were announced must have been ended.
   void drain() override;
 
+  void forget(std::uint64_t request) noexcept override { history_.forget(request); }
+
   [[nodiscard]] CopyCounters counters() const;
 
  private:
   /// One selection, or one replay of a graph, on its way to the sink.
   struct Pending {
-    enum class Kind : std::uint8_t { copied, empty, dropped, replayed } kind = Kind::copied;
+    enum class Kind : std::uint8_t { copied, held, empty, dropped, replayed } kind = Kind::copied;
     RowSelection selection;
     StoredRows stored;
     std::size_t offset = 0;  ///< of the rows, in pinned memory
@@ -91,6 +96,9 @@ class CopyEngine final : public DeviceCopier {
   void copy_rows(const DeviceTensor& tensor, const RowSelection& selection, CudaStream stream);
   void enqueue(const DeviceTensor& tensor, const RowSelection& selection, const StoredRows& stored, const Room& room,
                std::size_t list_bytes, CudaStream stream);
+  void enqueue_comparison(const DeviceTensor& tensor, const RowSelection& selection, const StoredRows& stored,
+                          const Room& room, std::size_t list_bytes, CudaStream stream);
+  void start_copy_to_host(const StoredRows& stored, std::size_t offset, const Room& room, CudaStream stream);
   std::optional<Room> find_room(std::size_t bytes, bool wait);
   /// Until something was delivered, or may have been: waits for the background thread, or delivers here.
   void let_deliver(std::unique_lock<std::mutex>& lock);
@@ -109,11 +117,13 @@ class CopyEngine final : public DeviceCopier {
   RowReceiver& receiver_;
   CopyEngineOptions options_;
   CopyRing ring_;
-  CudaResource side_stream_, device_ring_, pinned_ring_, gathered_, replayed_;
+  RowHistory history_;
+  CudaResource side_stream_, device_ring_, pinned_ring_, gathered_, replayed_, held_rows_, compared_;
   std::vector<CudaResource> events_;
   std::optional<GraphRecorder> graphs_;
 
   std::mutex submitting_;  // held by copy() and the replay calls: the order of the ring is that of the streams
+  bool compared_before_ = false;
   std::uint64_t last_step_ = 0;
   bool replay_open_ = false, replay_ended_ = false;
   Pending replay_;

@@ -31,6 +31,19 @@ ElementType element_of(TensorType type) {
   return type == TensorType::float16 ? ElementType::f16 : ElementType::bf16;
 }
 
+Role delivered_role(Measure measure) {
+  switch (measure) {
+    case Measure::step:
+      return Role::step_norm;
+    case Measure::attention_cosine:
+      return Role::cos_attention;
+    case Measure::final_cosine:
+      return Role::cos_final;
+    default:
+      return Role::residual_norm;
+  }
+}
+
 template <typename Index>
 EvenSpacing spacing(const std::vector<Index>& list) {
   EvenSpacing result;
@@ -85,11 +98,17 @@ StoredRows stored_rows(const RowSource& source, const RowSelection& selection, T
     result.kernel = StoredRows::Kernel::logits;
     result.width = 1 + entropy_tops.size();
     result.output_bytes = rows * static_cast<std::size_t>(LogitRows::row_bytes);
-  } else if (role == Role::hidden && selection.norm_only) {
-    result.kernel = StoredRows::Kernel::norms;
-    result.role = Role::residual_norm;
+  } else if (is_hold(selection.measure)) {
+    result.kernel = StoredRows::Kernel::none;
+  } else if (selection.measure != Measure::rows) {
+    result.kernel = StoredRows::Kernel::comparison;
+    result.role = delivered_role(selection.measure);
     result.width = 1;
     result.output_bytes = rows * static_cast<std::size_t>(ComparisonRows::row_bytes);
+    const std::size_t part = selection.measure == Measure::norm   ? ComparisonRows::norm_part
+                             : selection.measure == Measure::step ? ComparisonRows::distance_part
+                                                                  : ComparisonRows::cosine_part;
+    result.copied_first = part * rows * sizeof(float);
   } else {
     const bool tensor = inner_axes(role) == 2 || role == Role::hidden || role == Role::after_attention;
     if (tensor) result.type = type;
@@ -104,7 +123,7 @@ KernelJob row_job(const RowSource& source, const StoredRows& stored, std::size_t
   const auto count = static_cast<std::int64_t>(rows);
   if (stored.kernel == StoredRows::Kernel::gather)
     return RowGather{source, count, 1.0F, element_of(stored.type), output};
-  if (stored.kernel == StoredRows::Kernel::norms) return RowComparison{source, {}, count, output};
+  if (stored.kernel == StoredRows::Kernel::comparison) return RowComparison{source, {}, {}, count, output};
   LogitStatistics job;
   job.source = source;
   job.rows = count;

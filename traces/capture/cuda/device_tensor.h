@@ -34,12 +34,13 @@ EvenSpacing spacing_of(const std::vector<std::int32_t>& list);
 
 /// What comes of one selection: the shape of its rows in host memory.
 struct StoredRows {
-  enum class Kernel : std::uint8_t { gather, logits, norms } kernel = Kernel::gather;
+  enum class Kernel : std::uint8_t { gather, logits, comparison, none } kernel = Kernel::gather;
   Role role{};  ///< of the batch; logits become two
   TensorType type = TensorType::float32;
   std::size_t width = 0;         ///< elements per row; of logits: of what they are reduced to
   std::size_t output_bytes = 0;  ///< that the kernel writes
-  std::size_t copied_bytes = 0;  ///< of these, from the front, what the host wants
+  std::size_t copied_first = 0;  ///< of these, where what the host wants begins
+  std::size_t copied_bytes = 0;
 };
 
 /// Channels stay float32, tensors take `type`. `rows` and `heads` are how many are taken.

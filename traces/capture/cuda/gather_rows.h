@@ -65,14 +65,15 @@ struct KernelOutput {
   }
 };
 
-/// Output [rows, heads, width] of `stored_type`, dense. A value is read as float32, multiplied by `scale` unless that
-/// is 1 (float8 caches keep a scale per tensor), and rounded to nearest even once.
+/// Output [rows, heads, width] of `stored_type`, dense, row r at place r or places[r]. A value is read as float32,
+/// multiplied by `scale` unless that is 1 (float8 caches keep a scale per tensor), and rounded to nearest even once.
 struct RowGather {
   RowSource source;
   std::int64_t rows = 0;
   float scale = 1;
   ElementType stored_type = ElementType::f16;
   KernelOutput output;
+  const std::int64_t* places = nullptr;  ///< [rows], in device memory
 
   [[nodiscard]] EVICTSIM_HOST_DEVICE std::int64_t lines() const noexcept { return rows * source.heads; }
 
@@ -80,13 +81,15 @@ struct RowGather {
   EVICTSIM_HOST_DEVICE void operator()(std::int64_t line, std::int64_t first, std::int64_t step) const noexcept {
     unsigned char* const target = output.resolve();
     if (target == nullptr) return;
-    const std::int64_t index = source.index_of(line / source.heads);
-    const std::int64_t offset = index < 0 ? 0 : source.offset_of(index, line % source.heads);
+    const std::int64_t row = line / source.heads, head = line % source.heads;
+    const std::int64_t index = source.index_of(row);
+    const std::int64_t offset = index < 0 ? 0 : source.offset_of(index, head);
+    const std::int64_t place = (places == nullptr ? row : places[row]) * source.heads + head;
     for (std::int64_t i = first; i < source.width; i += step) {
       float value = 0;
       if (index >= 0) value = load_element(source.data, source.type, offset + i * source.element_stride);
       if (scale != 1.0F) value *= scale;
-      store_element(target, stored_type, line * source.width + i, value);
+      store_element(target, stored_type, place * source.width + i, value);
     }
   }
 };

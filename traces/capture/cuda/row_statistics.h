@@ -4,6 +4,7 @@
 /// logits, norms and cosines. Sums run in double precision in a fixed order. Definitions: docs/trace-format.md.
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "traces/capture/cuda/gather_rows.h"
@@ -244,6 +245,7 @@ struct ComparisonRows {
   float* distance;    ///< L2 norm of the difference
 
   static constexpr std::int64_t row_bytes = 4 * 4;
+  static constexpr std::size_t norm_part = 0, cosine_part = 2, distance_part = 3;
 
   EVICTSIM_HOST_DEVICE static ComparisonRows at(void* base, std::int64_t rows) noexcept {
     float* const first = static_cast<float*>(base);
@@ -251,9 +253,11 @@ struct ComparisonRows {
   }
 };
 
-/// Rows [rows, heads * width] of one or two tensors to ComparisonRows.
+/// Rows [rows, heads * width] of one or two tensors to ComparisonRows. Each has a row of `second` beside it, or one of
+/// `otherwise` where `second` has no index for it; without either cosine and distance are NaN.
 struct RowComparison {
   RowSource first, second;  ///< second.data null: norms only
+  RowSource otherwise;      ///< data null: rows that `second` has no index for read as zero
   std::int64_t rows = 0;
   KernelOutput output;
 
@@ -265,11 +269,14 @@ struct RowComparison {
   EVICTSIM_HOST_DEVICE void operator()(std::int64_t row, const Team& team, Scratch& scratch) const {
     unsigned char* const target = output.resolve();
     if (target == nullptr) return;
+    const bool falls_back = otherwise.data != nullptr && second.index_of(row) < 0;
+    const RowSource& other = falls_back ? otherwise : second;
+    const bool alone = falls_back && otherwise.index_of(row) < 0;
     team.each([&](int lane) {
       double first_square = 0, second_square = 0, product = 0, difference = 0;
       for (std::int64_t i = lane; i < first.heads * first.width; i += team_lanes) {
         const double a = element(first, row, i);
-        const double b = element(second, row, i);
+        const double b = element(other, row, i);
         first_square += a * a;
         second_square += b * b;
         product += a * b;
@@ -294,6 +301,7 @@ struct RowComparison {
       result.other_norm[row] = static_cast<float>(sqrt(scratch.second_square[0]));
       result.cosine[row] = norms > 0 || norms != norms ? static_cast<float>(scratch.product[0] / norms) : 1.0F;
       result.distance[row] = static_cast<float>(sqrt(scratch.difference[0]));
+      if (alone) result.cosine[row] = result.distance[row] = float_format::float_of(0x7fc00000U);
     });
   }
 

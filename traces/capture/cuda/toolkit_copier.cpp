@@ -19,6 +19,9 @@ class ToolkitCopier final : public DeviceCopier {
   void drain() override {
     if (CopyEngine* const engine = opened()) engine->drain();
   }
+  void forget(std::uint64_t request) noexcept override {
+    if (CopyEngine* const engine = opened()) engine->forget(request);
+  }
   std::uint64_t graph_of(void* stream) override {
     StreamCapture capture;
     require(runtime_->capture_of(stream, capture), "asking whether the stream is being captured");

@@ -22,6 +22,8 @@ class Rows(ctypes.Structure):
                 ("token_ids", ctypes.POINTER(ctypes.c_int32))]
 
 
+if len(sys.argv) != 3:
+    sys.exit("usage: numpy_engine.py libevictsim_capture.so DIRECTORY")
 library = ctypes.CDLL(sys.argv[1])
 library.evictsim_capture_last_error.restype = ctypes.c_char_p
 handle = ctypes.c_void_p()

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <utility>
 
 #include "traces/capture/probe/statistics.h"
@@ -148,13 +149,22 @@ models::EngineSteps reduce_activity(std::span<const KernelRecord> records, const
                 {.file = {}, .dataset = {}, .parameter = "name", .value = kernel.name});
   }
   std::stable_sort(kernels.begin(), kernels.end(), [](const auto& a, const auto& b) { return a.start < b.start; });
-  auto steps = kernels.empty() ? std::vector<std::pair<std::size_t, std::size_t>>() : cut(kernels, rule);
+  if (kernels.empty()) {
+    std::set<int> devices;
+    for (const KernelRecord& record : records) devices.insert(record.device);
+    throw Error(ErrorCode::missing_data,
+                devices.empty()
+                    ? "there are no kernels"
+                    : fmt::format("no kernel ran there; there are kernels of device {}", fmt::join(devices, ", ")),
+                {.file = {}, .dataset = {}, .parameter = "activity-device", .value = std::to_string(rule.device)});
+  }
+  auto steps = cut(kernels, rule);
   if (steps.size() <= rule.skip) {
     throw Error(
         ErrorCode::missing_data,
         fmt::format(
-            "{} kernels of device {} make {} steps, of which {} are to be skipped; name the kernel that ends a step, "
-            "or a gap that is shorter than the pauses between steps",
+            "{} kernels of device {} make {} steps, of which {} are to be skipped; name the kernel that ends a step "
+            "(step-end), or a gap that is shorter than the pauses between steps (step-gap)",
             kernels.size(), rule.device, steps.size(), rule.skip));
   }
   steps.erase(steps.begin(), steps.begin() + static_cast<std::ptrdiff_t>(rule.skip));
@@ -187,15 +197,18 @@ std::vector<KernelRecord> read_activity(const std::filesystem::path& file) {
   if (!stream || std::filesystem::is_directory(file, failure)) {
     throw Error(ErrorCode::permission_denied, "the file cannot be read", where);
   }
+  const auto refuse_head = [&where]() {
+    where.dataset = "line 1";
+    throw Error(ErrorCode::invalid_value, "the first line must be device,start_ns,end_ns,name", where);
+  };
   std::vector<KernelRecord> records;
   std::string line;
-  for (std::size_t number = 1; std::getline(stream, line); ++number) {
+  std::size_t number = 1;
+  for (; std::getline(stream, line); ++number) {
     if (stream.eof()) break;  // no line end: not all of it was written
     where.dataset = fmt::format("line {}", number);
     if (number == 1) {
-      if (line != "device,start_ns,end_ns,name") {
-        throw Error(ErrorCode::invalid_value, "the first line must be device,start_ns,end_ns,name", where);
-      }
+      if (line != "device,start_ns,end_ns,name") refuse_head();
       continue;
     }
     KernelRecord record;
@@ -216,6 +229,7 @@ std::vector<KernelRecord> read_activity(const std::filesystem::path& file) {
     }
     records.push_back(std::move(record));
   }
+  if (number == 1) refuse_head();
   return records;
 }
 

@@ -56,10 +56,11 @@ void report(const models::Gpu& gpu) {
   }
   if (const auto& steps = gpu.engine_steps) {
     std::cout << fmt::format(
-        "{} engine steps of {:.3f} ms: attention {:.3f}, GEMM {:.3f}, collectives {:.3f}, other "
+        "{} engine step{} of {:.3f} ms: attention {:.3f}, GEMM {:.3f}, collectives {:.3f}, other "
         "{:.3f}, idle {:.3f}\n",
-        steps->steps, steps->span_seconds * 1e3, steps->attention_seconds * 1e3, steps->gemm_seconds * 1e3,
-        steps->collective_seconds * 1e3, steps->other_seconds * 1e3, steps->idle_seconds * 1e3);
+        steps->steps, steps->steps == 1 ? "" : "s", steps->span_seconds * 1e3, steps->attention_seconds * 1e3,
+        steps->gemm_seconds * 1e3, steps->collective_seconds * 1e3, steps->other_seconds * 1e3,
+        steps->idle_seconds * 1e3);
   }
 }
 
@@ -68,7 +69,14 @@ void run(Arguments arguments) {
   std::optional<models::EngineSteps> steps;
   if (!arguments.activity.empty()) {
     arguments.steps.gap = std::llround(arguments.gap_microseconds * 1e3);
-    steps = reduce_activity(read_activity(arguments.activity), arguments.steps);
+    const std::vector<KernelRecord> kernels = read_activity(arguments.activity);
+    try {
+      steps = reduce_activity(kernels, arguments.steps);
+    } catch (const Error& error) {
+      ErrorContext where = error.context();
+      where.file = arguments.activity;
+      throw Error(error.code(), error.message(), where);
+    }
   }
   models::Gpu gpu;
   if (arguments.no_device) {

@@ -111,6 +111,8 @@ const Setters<CaptureOptions>& option_setters() {
       {"shard_seconds",
        [](const TextField& field, Options& options) { options.shard_seconds = field.integer(1, most); }},
       {"device_ring", [](const TextField& field, Options& options) { options.device_ring_bytes = field.bytes(); }},
+      {"device_history",
+       [](const TextField& field, Options& options) { options.device_history_bytes = field.bytes(); }},
       {"graph_ring", [](const TextField& field, Options& options) { options.graph_ring_bytes = field.bytes(); }},
       {"check", [](const TextField& field,
                    Options& options) { options.check_contents = parse_choice(field, "contents", "size"); }},

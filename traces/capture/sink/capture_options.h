@@ -50,9 +50,10 @@ struct CaptureOptions {
   std::uint64_t shard_bytes = std::uint64_t{1} << 30;  ///< then new requests go into a new shard
   std::int64_t shard_seconds = 300;                    ///< likewise
   std::size_t device_ring_bytes = std::size_t{256} << 20;
-  std::size_t graph_ring_bytes = 0;  ///< for tensors inside CUDA graphs
-  bool check_contents = false;       ///< of what is sealed already, when a capture goes on; else sizes alone
-  bool single_file = false;          ///< one trace file that appears at close, in place of a directory of shards
+  std::size_t device_history_bytes = std::size_t{128} << 20;  ///< rows on the device that others are compared with
+  std::size_t graph_ring_bytes = 0;                           ///< for tensors inside CUDA graphs
+  bool check_contents = false;  ///< of what is sealed already, when a capture goes on; else sizes alone
+  bool single_file = false;     ///< one trace file that appears at close, in place of a directory of shards
 
   CaptureOptions();  ///< every channel but cos_final, which must hold a step's residual stream of all layers
 };

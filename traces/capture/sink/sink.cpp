@@ -37,7 +37,13 @@ Sink::Sink(const std::filesystem::path& directory, CaptureOptions options)
 }
 
 Sink::~Sink() {
-  copier_.reset();
+  // Rows that still come look for it while it goes.
+  std::unique_ptr<DeviceCopier> copier;
+  {
+    const std::lock_guard lock(mutex_);
+    copier = std::move(copier_);
+  }
+  copier.reset();
   by_number_.clear();
   requests_.clear();
   ending_.clear();
@@ -346,6 +352,7 @@ void Sink::end_request(Request& request) {
   if (!request.recording) return;
   RequestRecording& recording = *request.recording;
   by_number_.erase(request.number);
+  if (copier_) copier_->forget(request.number);
   if (request.discarded) {
     counters_.rows -= static_cast<std::uint64_t>(request.seen);
     ++counters_.skipped_requests;

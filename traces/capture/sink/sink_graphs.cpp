@@ -29,10 +29,19 @@ void Sink::end_graph() {
 void Sink::add_to_graph(std::unique_lock<std::mutex>& lock, const DLTensor& tensor, Role role, int layer,
                         void* stream) {
   std::vector<RowSelection>& copied = graphs_[graph_];
-  RowSelection selection{role, layer, nullptr, {}, false};
+  RowSelection selection{role, layer, nullptr, {}, Measure::rows};
   if (role == Role::query) selection.heads = model_.query_heads;
   if (role == Role::key || role == Role::value) selection.heads = model_.kv_heads;
-  const std::vector<RowSelection> selections = device_selections(std::move(selection));
+  std::vector<RowSelection> selections = device_selections(std::move(selection));
+  // Which row of a graph is whose is not known before it runs, and what it is compared with lies elsewhere then.
+  const auto compared = std::erase_if(selections, [](const RowSelection& one) { return is_comparison(one.measure); });
+  if (selections.empty() && compared > 0) {
+    throw Error(
+        ErrorCode::unsupported,
+        "step_norm, cos_final and cos_attention are not computed inside CUDA graphs, and nothing else is wanted "
+        "of this tensor; do not push it there, or leave them out of the option channels",
+        {.file = {}, .dataset = {}, .parameter = "role", .value = std::to_string(static_cast<int>(role))});
+  }
   DeviceCopier& copier = device_copier();
   lock.unlock();
   for (const RowSelection& wanted : selections) copier.copy(tensor, wanted, stream);
@@ -66,7 +75,7 @@ void Sink::begin_replay(std::uint64_t graph, void* stream) {
   }
   const auto rows_of = [&wanted](const RowSelection& copied) -> std::shared_ptr<const RowMap> {
     const auto place = std::find_if(wanted.begin(), wanted.end(), [&](const RowSelection& one) {
-      return one.role == copied.role && one.layer == copied.layer && one.norm_only == copied.norm_only;
+      return one.role == copied.role && one.layer == copied.layer && one.measure == copied.measure;
     });
     return place == wanted.end() ? nullptr : place->rows;
   };

@@ -180,7 +180,7 @@ void Sink::push(const DLTensor* tensor, std::int32_t role_number, std::int32_t l
   if (rows.on_device) device_copier();  // a build or machine without one has not taken the tensor
   step_.pushed[push_slot(role, layer)] = true;
   if (wanted->source.empty()) return;
-  RowSelection selection{role, layer, wanted, {}, false};
+  RowSelection selection{role, layer, wanted, {}, Measure::rows};
   if (has_heads(role)) selection.heads = role == Role::query ? model_.query_heads : model_.kv_heads;
   has_bad_value_ = false;
   if (rows.on_device) {
@@ -201,10 +201,15 @@ void Sink::push(const DLTensor* tensor, std::int32_t role_number, std::int32_t l
 
 DeviceCopier& Sink::device_copier() {
   if (!copier_) {
+    constexpr std::array compared = {Role::step_norm, Role::cos_attention, Role::cos_final};
+    const bool compares = std::any_of(compared.begin(), compared.end(), [this](Role channel) {
+      return options_.channels[static_cast<std::size_t>(channel)];
+    });
     copier_ = make_device_copier(*this, {.ring_bytes = options_.device_ring_bytes,
                                          .drop = options_.drop,
                                          .type = options_.type,
-                                         .graph_ring_bytes = options_.graph_ring_bytes});
+                                         .graph_ring_bytes = options_.graph_ring_bytes,
+                                         .history_bytes = compares ? options_.device_history_bytes : 0});
   }
   return *copier_;
 }
@@ -212,25 +217,37 @@ DeviceCopier& Sink::device_copier() {
 /// What the device path is asked for, for one pushed tensor.
 std::vector<RowSelection> Sink::device_selections(RowSelection selection) const {
   std::vector<RowSelection> selections;
-  if (selection.role == Role::hidden) {
-    // Norms come from the device; steps and cosines between layers would need the rows of several of them.
-    RowSelection norms = selection;
-    norms.norm_only = true;
-    const bool captured = model_.place_of(selection.layer) >= 0;
-    const bool final = selection.layer == model_.pushed.num_layers;
-    const auto channel = [&](Role of) { return options_.channels[static_cast<std::size_t>(of)]; };
-    if ((captured && channel(Role::residual_norm)) || (final && channel(Role::final_norm_input))) {
-      selections.push_back(std::move(norms));
-    }
-    if (captured && options_.hidden) selections.push_back(std::move(selection));
-  } else if (selection.role != Role::after_attention) {
+  const auto channel = [&](Role of) { return options_.channels[static_cast<std::size_t>(of)]; };
+  const auto add = [&](Measure measure, int layer) {
+    selections.push_back(selection);
+    selections.back().measure = measure;
+    selections.back().layer = layer;
+  };
+  const int layer = selection.layer;
+  if (selection.role == Role::after_attention) {
+    add(Measure::attention_cosine, layer);
+  } else if (selection.role != Role::hidden) {
     selections.push_back(std::move(selection));
+  } else {
+    const bool captured = model_.place_of(layer) >= 0, is_output = model_.place_of(layer - 1) >= 0;
+    const bool final = layer == model_.pushed.num_layers;
+    if ((captured && channel(Role::residual_norm)) || (final && channel(Role::final_norm_input))) {
+      add(Measure::norm, layer);
+    }
+    if (captured && options_.hidden) add(Measure::rows, layer);
+    if (captured && channel(Role::cos_attention)) add(Measure::hold_for_attention, layer);
+    if (is_output && channel(Role::step_norm)) add(Measure::step, layer - 1);
+    if (is_output && channel(Role::cos_final)) add(Measure::hold_for_final, layer - 1);
+    if (final && channel(Role::cos_final)) {
+      for (const int of : model_.stored.layers) add(Measure::final_cosine, of);
+    }
   }
   return selections;
 }
 
 /// Requests do not end before what they wait for has come.
 void Sink::expect_rows(const RowSelection& wanted) {
+  if (is_hold(wanted.measure)) return;
   std::uint64_t last = 0;
   bool any = false;
   for (const RowOrigin& origin : wanted.rows->origin) {
@@ -255,7 +272,7 @@ void Sink::start_copy(std::unique_lock<std::mutex>& lock, const DLTensor& tensor
     } catch (...) {
       failure = std::current_exception();
     }
-    if (failure) dropped(wanted);
+    if (failure && !is_hold(wanted.measure)) dropped(wanted);
   }
   lock.lock();
   if (failure) std::rethrow_exception(failure);
@@ -269,7 +286,8 @@ void Sink::receive(const RowBatch& batch) {
 
 void Sink::dropped(const RowSelection& selection) {
   const std::lock_guard lock(mutex_);
-  const bool needed = has_heads(selection.role) || (selection.role == Role::hidden && !selection.norm_only);
+  const bool needed =
+      has_heads(selection.role) || (selection.role == Role::hidden && selection.measure == Measure::rows);
   for (const RowOrigin& origin : selection.rows->origin) {
     Request* request = find(origin.request);
     // A channel that misses rows is left out of the trace; the sequence is whole without it.
