@@ -41,8 +41,8 @@ struct DetailArray {
 /// Everything about one finished sequence.
 struct SequenceResult {
   sim::SequenceStart start;
-  std::vector<RunRow> rows;         ///< of points that were not skipped, in the plan's order
-  std::vector<std::size_t> points;  ///< the plan's point of every row
+  std::vector<RunRow> rows;                    ///< of points that were not skipped, in the plan's order
+  std::vector<std::size_t> points;             ///< the plan's point of every row
   std::vector<std::vector<LayerSizes>> sizes;  ///< [row][layer]; none of failed rows
   std::vector<std::pair<std::size_t, std::string>> skipped, failed;  ///< (policy, why)
   std::vector<DetailArray> full_detail;                              ///< of the full cache: dilution and entropy

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
@@ -188,11 +187,7 @@ std::vector<std::string> engine_versions(const Engine& engine) {
 Engine read_engine(const std::filesystem::path& file) {
   const nlohmann::json root = parse_json_file(file);
   JsonFields fields(root, file.string());
-  if (fields.text("format") != format_name) fields.refuse("format", fmt::format("must be \"{}\"", format_name));
-  if (fields.whole("version", Range::positive) > format_version) {
-    throw Error(ErrorCode::unsupported_version, fmt::format("this evictsim reads versions up to {}", format_version),
-                {.file = file.string(), .dataset = "version", .parameter = {}, .value = {}});
-  }
+  fields.expect_format(format_name, format_version);
   Engine engine;
   engine.name = fields.text("name");
   engine.product = fields.text("product");
@@ -223,19 +218,7 @@ Engine read_engine(const std::filesystem::path& file) {
 }
 
 void write_engine(const std::filesystem::path& file, const Engine& engine) {
-  const std::filesystem::path partial = file.string() + ".partial";
-  const auto fail = [&](const std::string& why) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw Error(ErrorCode::io_failure, why, {.file = file.string(), .dataset = {}, .parameter = {}, .value = {}});
-  };
-  std::ofstream stream(partial, std::ios::binary);
-  stream << json_of(engine).dump(1) << '\n';
-  stream.close();
-  if (!stream) fail("the file cannot be written");
-  std::error_code failure;
-  std::filesystem::rename(partial, file, failure);
-  if (failure) fail(fmt::format("the file cannot be written: {}", failure.message()));
+  write_json_file(file, json_of(engine), 1);
 }
 
 Engine find_engine(const std::string& name) {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
@@ -157,11 +156,7 @@ Json json_of(const Gpu& gpu) {
 Gpu read_gpu(const std::filesystem::path& file) {
   const nlohmann::json root = parse_json_file(file);
   JsonFields fields(root, file.string());
-  if (fields.text("format") != format_name) fields.refuse("format", fmt::format("must be \"{}\"", format_name));
-  if (fields.whole("version", Range::positive) > format_version) {
-    throw Error(ErrorCode::unsupported_version, fmt::format("this evictsim reads versions up to {}", format_version),
-                {.file = file.string(), .dataset = "version", .parameter = {}, .value = {}});
-  }
+  fields.expect_format(format_name, format_version);
   Gpu gpu;
   gpu.name = fields.text("name");
   gpu.product = fields.text("product");
@@ -196,21 +191,7 @@ Gpu read_gpu(const std::filesystem::path& file) {
   return gpu;
 }
 
-void write_gpu(const std::filesystem::path& file, const Gpu& gpu) {
-  const std::filesystem::path partial = file.string() + ".partial";
-  const auto fail = [&](const std::string& why) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    throw Error(ErrorCode::io_failure, why, {.file = file.string(), .dataset = {}, .parameter = {}, .value = {}});
-  };
-  std::ofstream stream(partial, std::ios::binary);
-  stream << json_of(gpu).dump(2) << '\n';
-  stream.close();
-  if (!stream) fail("the file cannot be written");
-  std::error_code failure;
-  std::filesystem::rename(partial, file, failure);
-  if (failure) fail(fmt::format("the file cannot be written: {}", failure.message()));
-}
+void write_gpu(const std::filesystem::path& file, const Gpu& gpu) { write_json_file(file, json_of(gpu), 2); }
 
 Gpu find_gpu(const std::string& name) {
   const std::vector<std::string> names = data_names("gpus");

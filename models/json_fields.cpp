@@ -46,6 +46,22 @@ nlohmann::json parse_json_file(const std::filesystem::path& file) {
   }
 }
 
+void write_json_file(const std::filesystem::path& file, const nlohmann::ordered_json& content, int indent) {
+  const std::filesystem::path partial = file.string() + ".partial";
+  const auto fail = [&](const std::string& why) {
+    std::error_code ignored;
+    std::filesystem::remove(partial, ignored);
+    throw Error(ErrorCode::io_failure, why, {.file = file.string(), .dataset = {}, .parameter = {}, .value = {}});
+  };
+  std::ofstream stream(partial, std::ios::binary);
+  stream << content.dump(indent) << '\n';
+  stream.close();
+  if (!stream) fail("the file cannot be written");
+  std::error_code failure;
+  std::filesystem::rename(partial, file, failure);
+  if (failure) fail(fmt::format("the file cannot be written: {}", failure.message()));
+}
+
 JsonFields::JsonFields(const nlohmann::json& object, std::string file, std::string path)
     : object_(&object), file_(std::move(file)), path_(std::move(path)) {
   if (!object.is_object()) {
@@ -59,6 +75,14 @@ std::string JsonFields::place(const std::string& key) const { return path_.empty
 void JsonFields::refuse(const std::string& key, const std::string& rule) const {
   throw Error(ErrorCode::invalid_value, rule,
               {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(object_->at(key))});
+}
+
+void JsonFields::expect_format(const std::string& name, std::int64_t newest_version) {
+  if (text("format") != name) refuse("format", fmt::format("must be \"{}\"", name));
+  if (whole("version", Range::positive) > newest_version) {
+    throw Error(ErrorCode::unsupported_version, fmt::format("this evictsim reads versions up to {}", newest_version),
+                {.file = file_, .dataset = "version", .parameter = {}, .value = {}});
+  }
 }
 
 bool JsonFields::has(const std::string& key) {

@@ -15,6 +15,8 @@ namespace evictsim::models {
 
 /// Parses a whole file. Throws Error (file_not_found, permission_denied, invalid_value).
 nlohmann::json parse_json_file(const std::filesystem::path& file);
+/// Writes it whole or not at all, `indent` spaces a level. Throws Error (io_failure).
+void write_json_file(const std::filesystem::path& file, const nlohmann::ordered_json& content, int indent);
 
 class JsonFields {
  public:
@@ -24,6 +26,8 @@ class JsonFields {
   /// What a number may be.
   enum class Range : std::uint8_t { not_negative, positive };
 
+  /// The fields `format` and `version`. Throws Error (invalid_value, unsupported_version).
+  void expect_format(const std::string& name, std::int64_t newest_version);
   [[nodiscard]] bool has(const std::string& key);
   std::string text(const std::string& key);
   std::vector<std::string> texts(const std::string& key);

@@ -156,11 +156,7 @@ std::vector<LlmLayer> read_layers(JsonFields& fields, const std::string& file) {
 
 Llm read_description(const Json& root, const std::string& file) {
   JsonFields fields(root, file);
-  if (fields.text("format") != format_name) fields.refuse("format", fmt::format("must be \"{}\"", format_name));
-  if (fields.whole("version", Range::positive) > format_version) {
-    throw Error(ErrorCode::unsupported_version, fmt::format("this evictsim reads versions up to {}", format_version),
-                {.file = file, .dataset = "version", .parameter = {}, .value = {}});
-  }
+  fields.expect_format(format_name, format_version);
   Llm llm;
   llm.name = fields.text("name");
   if (fields.has("huggingface_names")) llm.huggingface_names = fields.texts("huggingface_names");

@@ -30,11 +30,7 @@ StorageRate read_rate(JsonFields fields) {
 Storage read_storage(const std::filesystem::path& file) {
   const nlohmann::json root = parse_json_file(file);
   JsonFields fields(root, file.string());
-  if (fields.text("format") != format_name) fields.refuse("format", fmt::format("must be \"{}\"", format_name));
-  if (fields.whole("version", Range::positive) > format_version) {
-    throw Error(ErrorCode::unsupported_version, fmt::format("this evictsim reads versions up to {}", format_version),
-                {.file = file.string(), .dataset = "version", .parameter = {}, .value = {}});
-  }
+  fields.expect_format(format_name, format_version);
   Storage storage;
   storage.name = fields.text("name");
   storage.product = fields.text("product");

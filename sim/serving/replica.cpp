@@ -93,8 +93,8 @@ void Replica::schedule_running(std::size_t index, Draft& draft, Time now) {
     if (sequence.microbatch != static_cast<int>(index)) continue;
     const std::int64_t tokens = std::min(sequence.target - sequence.computed, draft.budget);
     // What is computed again holds its whole prompt before it is cut again.
-    const std::int64_t context = sequence.decodes() ? sequence.computed + tokens
-                                                    : memory_.fullest_context(sequence, sequence.computed + tokens);
+    const std::int64_t context =
+        sequence.decodes() ? sequence.computed + tokens : memory_.fullest_context(sequence, sequence.computed + tokens);
     bool room = memory_.grow(sequence, context);
     while (!room) {
       // The last of all gives way, also out of a microbatch on its way, whose result for it is then void.

@@ -163,6 +163,30 @@ TEST_CASE("a prompt that the model cannot take fails alone, and a later run goes
   CHECK(ids_in(directory) == std::vector<std::string>{"fox", "dog", "more"});
 }
 
+TEST_CASE("hashed token ids hide the tokens, and a batch goes on with its key only") {
+  const fs::path directory = fresh("hashed");
+  const std::string first = R"({"prompt_tokens": [90, 91, 90, 93], "id": "a", "decode": 2})";
+  const std::string second = R"({"prompt_tokens": [90, 92, 91], "id": "b", "decode": 2})";
+  RecordPlan record = exact_plan({}).record;
+  record.hash_token_ids = true;
+  CHECK_THROWS_WITH(run(first, directory, record), Catch::Contains("--token-key"));
+  record.token_key = "a key";
+  CHECK(run(first, directory, record).report.recorded == 1);
+
+  const Reader reader = std::move(open_traces({directory}).front());
+  const std::vector<float> stored = reader.read_channel(0, Channel::token_ids).value().data;
+  CHECK(std::vector<float>(stored.begin(), stored.begin() + 4) != std::vector<float>{90, 91, 90, 93});
+  CHECK(stored[0] == stored[2]);
+  CHECK(stored[0] != stored[1]);
+
+  CHECK(run(first + "\n" + second, directory, record).events.lines ==
+        std::vector<std::string>{"skipped a", "recorded b"});
+  RecordPlan other_key = record;
+  other_key.token_key = "another key";
+  CHECK(run(first, directory, other_key).events.lines == std::vector<std::string>{"failed 1 a"});
+  CHECK_THROWS_WITH(run(first, directory), Catch::Contains("token ids hashed, this one has plain"));
+}
+
 TEST_CASE("an interrupted batch keeps what is finished, and only that") {
   const fs::path directory = fresh("interrupted");
   std::atomic<bool> stop = false;

@@ -38,7 +38,16 @@ struct BatchCapture::Run {
 
 BatchCapture::BatchCapture(const std::filesystem::path& model, const EngineSettings& engine, const RecordPlan& record,
                            std::vector<BatchEntry> entries)
-    : model_(model, engine, record), entries_(std::move(entries)) {}
+    : model_(model, engine, record), entries_(std::move(entries)) {
+  if (!record.hash_token_ids) return;
+  if (record.token_key.empty()) {
+    throw Error(ErrorCode::invalid_argument,
+                "a capture into a directory can go on later, which compares prompts, so hashed token ids need a key "
+                "that is kept; add --token-key FILE",
+                {.parameter = "token-ids", .value = "hashed"});
+  }
+  cipher_.emplace(record.token_key, model_.header().vocab_size);
+}
 
 void BatchCapture::read_earlier_shard(const std::filesystem::path& file, Run& run) const {
   const Reader reader(file);
@@ -53,6 +62,9 @@ void BatchCapture::read_earlier_shard(const std::filesystem::path& file, Run& ru
   require_same(there.model == now.model, "model", there.model, now.model);
   require_same(there.layers == now.layers, "layers", fmt::format("{}", fmt::join(there.layers, ",")),
                fmt::format("{}", fmt::join(now.layers, ",")));
+  const auto form = there.extra.find("capture_token_ids");
+  require_same(form == there.extra.end() || (form->second == "hashed") == cipher_.has_value(), "token ids",
+               cipher_ ? "plain" : "hashed", cipher_ ? "hashed" : "plain");
   for (std::size_t index = 0; index < reader.sequences().size(); ++index) {
     const SequenceInfo& info = reader.sequences()[index];
     if (!info.request_id || !run.wanted.contains(*info.request_id)) continue;
@@ -64,7 +76,9 @@ void BatchCapture::read_earlier_shard(const std::filesystem::path& file, Run& ru
 void BatchCapture::record(const BatchEntry& entry, Sink& sink, Run& run) const {
   const PlannedSequence sequence = plan_sequence(entry.sequence, model_);
   if (const auto there = run.earlier.find(entry.sequence.id); there != run.earlier.end()) {
-    if (there->second != sequence.prompt) {
+    std::vector<std::int32_t> stored = sequence.prompt;
+    if (cipher_) std::transform(stored.begin(), stored.end(), stored.begin(), *cipher_);
+    if (there->second != stored) {
       throw Error(ErrorCode::invalid_argument, "the directory holds another prompt under this id; choose another one",
                   {.file = run.directory.string(), .parameter = "id", .value = entry.sequence.id});
     }

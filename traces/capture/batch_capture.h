@@ -13,6 +13,7 @@
 #include "traces/capture/batch_file.h"
 #include "traces/capture/capture_plan.h"
 #include "traces/capture/captured_model.h"
+#include "traces/capture/sink/token_cipher.h"
 #include "traces/error.h"
 
 namespace evictsim::traces::capture {
@@ -42,16 +43,18 @@ struct BatchReport {
 
 class BatchCapture {
  public:
-  /// Throws Error naming what is wrong with the model or the plan.
+  /// Throws Error naming what is wrong with the model or the plan; invalid_argument for hashed token ids without a key,
+  /// since prompts could not be compared with those that the directory holds.
   BatchCapture(const std::filesystem::path& model, const EngineSettings& engine, const RecordPlan& record,
                std::vector<BatchEntry> entries);
 
   /// Records every entry that the directory does not hold; its request_id is the entry's id. Entries that fail leave
   /// nothing behind. Once `stop` is set the entry at hand is given up, and what is finished is sealed.
   ///
-  /// Throws Error: what the sink throws; invalid_argument when the directory holds a capture of another model or other
-  /// layers, or another prompt under an entry's id; invalid_value when the check of a sealed shard fails. That shard is
-  /// then renamed to its name + ".rejected" and taken out of the manifest, with everything in it.
+  /// Throws Error: what the sink throws; invalid_argument when the directory holds a capture of another model, other
+  /// layers or token ids in another form, or another prompt under an entry's id; invalid_value when the check of a
+  /// sealed shard fails. That shard is then renamed to its name + ".rejected" and taken out of the manifest, with
+  /// everything in it.
   BatchReport run(const std::filesystem::path& directory, BatchObserver& observer, const std::atomic<bool>* stop);
 
  private:
@@ -64,6 +67,7 @@ class BatchCapture {
 
   CapturedModel model_;
   std::vector<BatchEntry> entries_;
+  std::optional<TokenCipher> cipher_;
 };
 
 }  // namespace evictsim::traces::capture

@@ -47,6 +47,8 @@ struct RecordPlan {
   bool hidden = false;              ///< x
   bool output_weights = true;       ///< w_o
   bool store_text = false;          ///< the prompt's text
+  bool hash_token_ids = false;      ///< sink/token_cipher.h
+  std::string token_key;            ///< of the hashed ids; empty: a random one, forgotten at the end
   bool check = true;                ///< compare recomputed attention with the engine's own
   std::optional<double> tolerance;  ///< of the check; absent: 1e-5 when everything is float32, else 2e-2
   bool measure_overhead = false;

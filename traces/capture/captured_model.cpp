@@ -217,6 +217,8 @@ CaptureOptions CapturedModel::sink_options(bool single_file) const {
   options.hidden = record_.hidden;
   options.channels.fill(true);
   options.store_text = record_.store_text;
+  options.hash_token_ids = record_.hash_token_ids;
+  options.token_key = record_.token_key;
   options.type = record_.tensor_type;
   options.threads = record_.writer_threads;
   // One sequence at a time, of which everything is wanted: what bounds its memory is the engine's own cache.

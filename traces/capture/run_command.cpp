@@ -25,7 +25,7 @@ namespace {
 // Options as typed, before files are read.
 struct Arguments {
   CapturePlan plan;
-  std::string prompt_file, tokens_file, batch_file, continuation_file, continuation_tokens_file, output;
+  std::string prompt_file, tokens_file, batch_file, continuation_file, continuation_tokens_file, token_key_file, output;
   std::vector<std::string> layers, spans;
   std::string query_rows = "all";
   std::string task;
@@ -157,6 +157,12 @@ void complete_plan(Arguments& arguments, const CLI::App& command) {
   if (arguments.batch_file.empty() && !plan.sequence.system.empty() && !plan.sequence.chat_template) {
     throw Error(ErrorCode::invalid_argument, "a system message needs the model's template; add --chat-template",
                 {.parameter = "system"});
+  }
+  if (!arguments.token_key_file.empty()) {
+    plan.record.token_key = read_text(arguments.token_key_file);
+    if (plan.record.token_key.empty()) {
+      throw Error(ErrorCode::invalid_argument, "a key needs at least one byte", {.file = arguments.token_key_file});
+    }
   }
   if (!arguments.prompt_file.empty()) plan.sequence.prompt = read_text(arguments.prompt_file);
   if (!arguments.tokens_file.empty()) plan.sequence.prompt_tokens = read_tokens(arguments.tokens_file);
@@ -356,7 +362,17 @@ void add_run_command(CLI::App& app, int& status) {
       ->transform(one_of(types));
   command->add_flag("--x", plan.record.hidden, "also record x, the residual stream entering every captured layer");
   command->add_flag("--no-w-o", arguments->no_output_weights, "leave out W_O (there is no check then)");
-  command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text in the trace");
+  auto* text = command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text in the trace");
+  const std::map<std::string, bool> forms = {{"plain", false}, {"hashed", true}};
+  command
+      ->add_option(
+          "--token-ids", plan.record.hash_token_ids,
+          "plain (default), or hashed: ids are exchanged among each other, so that only equal ones can be told")
+      ->type_name("TEXT")
+      ->transform(one_of(forms))
+      ->excludes(text);
+  command->add_option("--token-key", arguments->token_key_file,
+                      "file whose bytes choose how ids are hashed (default: chosen at random, not kept)");
 
   add_other_passes(*command, *arguments);
   add_engine(*command, *arguments);

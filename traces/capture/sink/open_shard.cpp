@@ -70,8 +70,7 @@ void cut(const Node& dataset, std::size_t rows) {
 
 }  // namespace
 
-OpenShard::OpenShard(std::filesystem::path path, Header header, const WriterOptions& options,
-                     WeightStore* weights)
+OpenShard::OpenShard(std::filesystem::path path, Header header, const WriterOptions& options, WeightStore* weights)
     : header_(std::move(header)), options_(options), file_(std::move(path), options.compress ? 1 : checksum_block) {
   if (weights != nullptr) weights->complete();
   file_.keep_checksum();

@@ -42,8 +42,8 @@ void SequenceWriter::write(Chunk chunk) {
   set_.pool_.submit(bytes, [self = shared_from_this(), shared = std::move(shared)](ChunkEncoder& encoder) {
     const Chunk& rows = *shared;
     const CaptureOptions& options = self->set_.options_;
-    const EncodedChunk encoded =
-        options.compress ? encoder.encode(rows.bytes.all(), hdf5::element_size(options.type)) : EncodedChunk{rows.bytes.all(), 0};
+    const EncodedChunk encoded = options.compress ? encoder.encode(rows.bytes.all(), hdf5::element_size(options.type))
+                                                  : EncodedChunk{rows.bytes.all(), 0};
     const std::uint64_t written =
         self->shard_->shard.write_chunk(self->sequence_, rows.place, rows.first, rows.first + rows.rows, encoded);
     self->shard_->bytes += written;
