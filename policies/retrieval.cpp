@@ -115,4 +115,16 @@ void ChangedRows::follow(const models::MatrixView& recorded) {
   }
 }
 
+void ChangedKeys::attend(const PlacementView& layer, AttendedEntries& attended) {
+  for (int head = 0; head < layer.hot().heads(); ++head) changed_keys(layer, head);
+  count_hits(layer, attended);
+}
+
+ChangedRows& ChangedKeys::changed_keys(const PlacementView& layer, int head) {
+  keys_.resize(static_cast<std::size_t>(layer.hot().heads()));
+  ChangedRows& keys = keys_[static_cast<std::size_t>(head)];
+  keys.follow(layer.keys(kv_head_of(layer, head)));
+  return keys;
+}
+
 }  // namespace evictsim::policies

@@ -80,4 +80,20 @@ class ChangedRows {
   Index columns_ = 0;
 };
 
+/// A placement that leaves entries where they are and has other keys attended in place of those recorded.
+class ChangedKeys : public Placement {
+ public:
+  void attend(const PlacementView& layer, AttendedEntries& attended) override;
+  [[nodiscard]] models::MatrixView attended_keys(const PlacementView&, int head) const override {
+    return keys_[static_cast<std::size_t>(head)].view();
+  }
+
+ protected:
+  /// Those of a cache head, for changes; rows not there yet are as recorded.
+  ChangedRows& changed_keys(const PlacementView& layer, int head);
+
+ private:
+  std::vector<ChangedRows> keys_;  ///< by cache head
+};
+
 }  // namespace evictsim::policies

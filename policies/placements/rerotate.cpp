@@ -9,24 +9,11 @@ namespace {
 /// The entries that stay close ranks: they are attended as if they stood at consecutive positions, the last at the
 /// position of the newest token. A cache that renumbers its entries from 0 and decodes on from there has the same
 /// distances between queries and keys.
-class Rerotate : public Placement {
+class Rerotate : public ChangedKeys {
  public:
-  void begin(const PlacementView& layer) override {
-    keys_.resize(static_cast<std::size_t>(layer.hot().heads()));
-    close_ranks(layer);
-  }
+  void begin(const PlacementView& layer) override { close_ranks(layer); }
   void cut(const PlacementView& layer) override { close_ranks(layer); }
 
-  void attend(const PlacementView& layer, AttendedEntries& attended) override {
-    for (int head = 0; head < layer.hot().heads(); ++head) {
-      keys_[static_cast<std::size_t>(head)].follow(layer.keys(kv_head_of(layer, head)));
-    }
-    count_hits(layer, attended);
-  }
-
-  [[nodiscard]] models::MatrixView attended_keys(const PlacementView&, int head) const override {
-    return keys_[static_cast<std::size_t>(head)].view();
-  }
   [[nodiscard]] TierBytes stored(const PlacementView& layer) const override { return hot_bytes(layer); }
 
  private:
@@ -34,9 +21,8 @@ class Rerotate : public Placement {
     const models::Rope& rope = layer.hot().rope();
     const auto positions = layer.hot().positions();
     for (int head = 0; head < layer.hot().heads(); ++head) {
-      ChangedRows& keys = keys_[static_cast<std::size_t>(head)];
+      ChangedRows& keys = changed_keys(layer, head);
       const models::MatrixView recorded = layer.keys(kv_head_of(layer, head));
-      keys.follow(recorded);
       const auto entries = layer.hot().entries(head);
       std::vector<double> key(static_cast<std::size_t>(recorded.cols()));
       for (std::size_t rank = 0; rank < entries.size(); ++rank) {
@@ -50,8 +36,6 @@ class Rerotate : public Placement {
       }
     }
   }
-
-  std::vector<ChangedRows> keys_;  ///< by cache head
 };
 
 const Registration registration(

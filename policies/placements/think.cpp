@@ -8,7 +8,7 @@ namespace evictsim::policies {
 namespace {
 
 /// Key channels that queries hardly look at are dropped from the prompt's entries.
-class Think : public Placement {
+class Think : public ChangedKeys {
  public:
   explicit Think(const Parameters& parameters)
       : ratio_(parameters.real("ratio")), window_(parameters.integer("window")) {}
@@ -16,27 +16,14 @@ class Think : public Placement {
   void begin(const PlacementView& layer) override {
     const models::Geometry& geometry = layer.hot().geometry();
     pruned_ = static_cast<Index>(static_cast<double>(geometry.head_dim) * ratio_);
-    keys_.resize(static_cast<std::size_t>(layer.hot().heads()));
     for (int head = 0; head < layer.hot().heads(); ++head) {
-      ChangedRows& keys = keys_[static_cast<std::size_t>(head)];
-      keys.follow(layer.keys(kv_head_of(layer, head)));
+      ChangedRows& keys = changed_keys(layer, head);
       std::vector<double> scores = channel_scores(layer, head);
       for (double& score : scores) score = -score;
       for (const Index channel : best_places(scores, pruned_)) {
         for (const std::int32_t row : layer.hot().entries(head)) keys.row(row)[static_cast<std::size_t>(channel)] = 0;
       }
     }
-  }
-
-  void attend(const PlacementView& layer, AttendedEntries& attended) override {
-    for (int head = 0; head < layer.hot().heads(); ++head) {
-      keys_[static_cast<std::size_t>(head)].follow(layer.keys(kv_head_of(layer, head)));
-    }
-    count_hits(layer, attended);
-  }
-
-  [[nodiscard]] models::MatrixView attended_keys(const PlacementView&, int head) const override {
-    return keys_[static_cast<std::size_t>(head)].view();
   }
 
   [[nodiscard]] TierBytes stored(const PlacementView& layer) const override {
@@ -75,7 +62,6 @@ class Think : public Placement {
   double ratio_;
   Index window_;
   Index pruned_ = 0;
-  std::vector<ChangedRows> keys_;  ///< by cache head
 };
 
 const Registration registration(
