@@ -94,12 +94,26 @@ std::string group_name(std::string text) {
   return text;
 }
 
+namespace {
+
+/// Makes the soft link `place`, "a/b" for b in the group a. HDF5 would create the groups between by itself, with their
+/// times in them, and two writes of the same data would differ.
+void link_below(const hdf5::Node& group, const std::string& place, const std::string& target) {
+  const std::size_t slash = place.find('/');
+  if (slash == std::string::npos) {
+    // Without the link the group is still there, under its own name.
+    H5Lcreate_soft(target.c_str(), group.id(), place.c_str(), H5P_DEFAULT, H5P_DEFAULT);
+  } else if (slash == 0) {
+    link_below(group, place.substr(1), target);
+  } else {
+    link_below(group_in(group, place.substr(0, slash)), place.substr(slash + 1), target);
+  }
+}
+
+}  // namespace
+
 void link_text(const hdf5::Node& root, const std::string& text) {
-  if (text.find('/') == std::string::npos) return;
-  const hdf5::Handle creation(H5Pcreate(H5P_LINK_CREATE));
-  H5Pset_create_intermediate_group(creation.get(), 1);
-  // Without the link the group is still there, under its own name.
-  H5Lcreate_soft(("/" + group_name(text)).c_str(), root.id(), text.c_str(), creation.get(), H5P_DEFAULT);
+  if (text.find('/') != std::string::npos) link_below(root, text, "/" + group_name(text));
 }
 
 }  // namespace evictsim::analysis

@@ -126,7 +126,7 @@ std::string request_lines(std::size_t row, const sim::ServingResult& result) {
   std::string lines;
   for (const RequestRecord& request : result.requests) {
     const bool completed = request.status == sim::RequestStatus::completed;
-    const bool paced = completed && request.output_tokens > 1;
+    const auto pace = request.seconds_per_output_token();
     const std::vector<std::string> fields = {
         std::to_string(row),
         std::to_string(request.index),
@@ -135,9 +135,7 @@ std::string request_lines(std::size_t row, const sim::ServingResult& result) {
         seconds(request.first_token),
         completed ? seconds(request.finish) : std::string(),
         between(request.arrival, request.first_token),
-        paced ? decimal(sim::to_seconds(request.finish - request.first_token) /
-                        static_cast<double>(request.output_tokens - 1))
-              : std::string(),
+        pace ? decimal(*pace) : std::string(),
         completed ? between(request.arrival, request.finish) : std::string(),
         std::to_string(request.prompt_tokens),
         std::to_string(request.output_tokens),

@@ -28,12 +28,10 @@ class TimelineObserver : public sim::ServingObserver {
   };
 
   void steps(const sim::StepsEvent& event) override { steps_.push_back(event); }
-  void admitted(sim::Time /*time*/, std::size_t /*request*/, int /*replica*/, std::int64_t /*cached*/) override {}
   void preempted(sim::Time time, std::size_t request, int replica, bool swapped) override {
     preemptions_.push_back({time, request, replica, swapped});
   }
   void transferred(const sim::TransferEvent& event) override { transfers_.push_back(event); }
-  void finished(const sim::RequestRecord& /*record*/) override {}
 
   /// Writes the whole file. `prefill_replicas`: 0 without disaggregation. Throws Error(permission_denied,
   /// file_not_found, io_failure).

@@ -17,11 +17,6 @@ constexpr double plain_bytes = 2;  ///< of what is never quantised: bf16
               {.file = {}, .dataset = {}, .parameter = parameter, .value = std::to_string(value)});
 }
 
-bool has_experts(const Llm& llm) {
-  return std::any_of(llm.layers.begin(), llm.layers.end(),
-                     [](const LlmLayer& layer) { return layer.feed_forward.experts > 0; });
-}
-
 /// Both degrees of the experts, so that they cover the stage.
 void fill_in_experts(const Llm& llm, Deployment& d) {
   if (!has_experts(llm)) {
@@ -84,15 +79,6 @@ Cut cut_of_attention(const Llm& llm, const LlmLayer& layer, const Deployment& d)
   }
   cut.divided = all - cut.whole;
   return cut;
-}
-
-void add(WeightBytes& sum, const WeightBytes& more) {
-  sum.attention += more.attention;
-  sum.dense += more.dense;
-  sum.routed_experts += more.routed_experts;
-  sum.shared_experts += more.shared_experts;
-  sum.router += more.router;
-  sum.norms += more.norms;
 }
 
 }  // namespace
@@ -201,7 +187,7 @@ WeightBytes weight_bytes_per_gpu(const Llm& llm, const LlmLayer& layer, const De
 WeightBytes weight_bytes_per_gpu(const Llm& llm, const Deployment& d, std::size_t stage, bool whole_embedding) {
   const Stage range = stages(llm, d).at(stage);
   WeightBytes sum;
-  for (std::size_t i = range.first; i < range.last; ++i) add(sum, weight_bytes_per_gpu(llm, llm.layers[i], d));
+  for (std::size_t i = range.first; i < range.last; ++i) sum += weight_bytes_per_gpu(llm, llm.layers[i], d);
   const double share = plain_bytes / (whole_embedding ? 1 : d.tensor_parallel);
   const auto hidden = static_cast<double>(llm.hidden_size);
   const bool first = stage == 0, last = stage + 1 == static_cast<std::size_t>(d.pipeline_parallel);

@@ -60,13 +60,7 @@ double kv_bytes_per_token(const Llm& llm, const Deployment& deployment);
 double state_bytes_per_gpu(const LayerAttention& attention, const Deployment& deployment);
 
 /// Weight bytes of one GPU by part, scales included.
-struct WeightBytes {
-  double attention = 0, dense = 0, routed_experts = 0, shared_experts = 0;
-  double router = 0, norms = 0, embedding = 0, output_head = 0;
-  [[nodiscard]] double total() const {
-    return attention + dense + routed_experts + shared_experts + router + norms + embedding + output_head;
-  }
-};
+using WeightBytes = ModelParts<double>;
 /// Of one layer.
 WeightBytes weight_bytes_per_gpu(const Llm& llm, const LlmLayer& layer, const Deployment& deployment);
 /// Of one stage: its layers; the embedding on the first one, norm and output head on the last one, both shared out over

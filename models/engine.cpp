@@ -154,9 +154,7 @@ std::vector<std::string> engine_constant_groups() {
 
 std::string precision_name(const Llm& llm, const Deployment& deployment) {
   const WeightTypes types = weight_types(llm, deployment);
-  const bool experts = std::any_of(llm.layers.begin(), llm.layers.end(),
-                                   [](const LlmLayer& layer) { return layer.feed_forward.experts > 0; });
-  return to_string(experts ? types.experts : types.feed_forward);
+  return to_string(has_experts(llm) ? types.experts : types.feed_forward);
 }
 
 EngineConstants adjusted_constants(const Engine& engine, const std::string& gpu, const std::string& model,

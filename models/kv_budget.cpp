@@ -16,8 +16,6 @@ constexpr double visible_share = 0.985;   ///< of the memory as sold, where nobo
 constexpr double activation_element = 2;  ///< bf16
 constexpr int most_tensor_parallel = 64;  ///< tried for "what would fit"
 
-double whole_number(double value) { return std::round(value); }
-
 /// Numbers per token and GPU that live at once while a layer's feed-forward part runs.
 double feed_forward_width(const LayerFeedForward& f, double hidden, const Deployment& d) {
   const double matrices = f.gated ? 3 : 2;
@@ -49,7 +47,7 @@ class Lines {
  public:
   void add(const std::string& name, double bytes, const std::string& how) {
     if (bytes == 0) return;
-    lines_.push_back({name, static_cast<std::int64_t>(whole_number(bytes)), how});
+    lines_.push_back({name, std::llround(bytes), how});
     sum_ += lines_.back().bytes;
   }
   [[nodiscard]] std::int64_t sum() const { return sum_; }
@@ -220,8 +218,7 @@ void check_options(const KvBudgetOptions& options, const KvOverhead& overhead) {
 }  // namespace
 
 std::int64_t visible_bytes(const Gpu& gpu) {
-  return gpu.visible_bytes.value_or(
-      static_cast<std::int64_t>(whole_number(visible_share * static_cast<double>(gpu.memory_bytes))));
+  return gpu.visible_bytes.value_or(std::llround(visible_share * static_cast<double>(gpu.memory_bytes)));
 }
 
 double activation_bytes(const Llm& llm, const Deployment& deployment, const KvOverhead& overhead,

@@ -105,15 +105,6 @@ ParameterCount layer_parameters(const Llm& llm, const LlmLayer& layer, std::int6
   return count;
 }
 
-void add(ParameterCount& sum, const ParameterCount& more) {
-  sum.attention += more.attention;
-  sum.dense += more.dense;
-  sum.routed_experts += more.routed_experts;
-  sum.shared_experts += more.shared_experts;
-  sum.router += more.router;
-  sum.norms += more.norms;
-}
-
 double product_parameters(const ParameterCount& count) {
   return static_cast<double>(count.attention + count.dense + count.routed_experts + count.shared_experts +
                              count.router);
@@ -161,13 +152,18 @@ const char* to_string(AttentionKind kind) {
   return "";
 }
 
+bool has_experts(const Llm& llm) {
+  return std::any_of(llm.layers.begin(), llm.layers.end(),
+                     [](const LlmLayer& layer) { return layer.feed_forward.experts > 0; });
+}
+
 ParameterCount parameters(const Llm& llm, const LlmLayer& layer) {
   return layer_parameters(llm, layer, layer.feed_forward.experts);
 }
 
 ParameterCount parameters(const Llm& llm) {
   ParameterCount sum;
-  for (const LlmLayer& layer : llm.layers) add(sum, parameters(llm, layer));
+  for (const LlmLayer& layer : llm.layers) sum += parameters(llm, layer);
   sum.norms += llm.hidden_size * (llm.norm_bias ? 2 : 1);
   sum.embedding = (llm.vocabulary + llm.learned_positions) * llm.hidden_size;
   sum.output_head = llm.tied_embeddings ? 0 : llm.vocabulary * llm.hidden_size;
@@ -176,7 +172,7 @@ ParameterCount parameters(const Llm& llm) {
 
 ParameterCount active_parameters(const Llm& llm) {
   ParameterCount sum;
-  for (const LlmLayer& layer : llm.layers) add(sum, layer_parameters(llm, layer, layer.feed_forward.experts_per_token));
+  for (const LlmLayer& layer : llm.layers) sum += layer_parameters(llm, layer, layer.feed_forward.experts_per_token);
   sum.norms += llm.hidden_size * (llm.norm_bias ? 2 : 1);
   sum.output_head = llm.vocabulary * llm.hidden_size;
   return sum;

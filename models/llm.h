@@ -105,20 +105,36 @@ struct Llm {
 };
 
 /// Parameters by part. Biases count to their matrix, position embeddings to `embedding`.
-struct ParameterCount {
-  std::int64_t attention = 0;  ///< projections, indexer, convolution
-  std::int64_t dense = 0;      ///< dense feed-forward
-  std::int64_t routed_experts = 0;
-  std::int64_t shared_experts = 0;  ///< with their gate
-  std::int64_t router = 0;
-  std::int64_t norms = 0;
-  std::int64_t embedding = 0;
-  std::int64_t output_head = 0;  ///< 0 if tied
-  [[nodiscard]] std::int64_t total() const {
+template <typename Number>
+struct ModelParts {
+  Number attention = 0;  ///< projections, indexer, convolution
+  Number dense = 0;      ///< dense feed-forward
+  Number routed_experts = 0;
+  Number shared_experts = 0;  ///< with their gate
+  Number router = 0;
+  Number norms = 0;
+  Number embedding = 0;
+  Number output_head = 0;  ///< 0 if tied
+  [[nodiscard]] Number total() const {
     return attention + dense + routed_experts + shared_experts + router + norms + embedding + output_head;
   }
-  bool operator==(const ParameterCount&) const = default;
+  ModelParts& operator+=(const ModelParts& more) {
+    attention += more.attention;
+    dense += more.dense;
+    routed_experts += more.routed_experts;
+    shared_experts += more.shared_experts;
+    router += more.router;
+    norms += more.norms;
+    embedding += more.embedding;
+    output_head += more.output_head;
+    return *this;
+  }
+  bool operator==(const ModelParts&) const = default;
 };
+using ParameterCount = ModelParts<std::int64_t>;
+
+/// Whether any layer routes tokens to experts.
+bool has_experts(const Llm& llm);
 
 /// Of one layer, all experts.
 ParameterCount parameters(const Llm& llm, const LlmLayer& layer);

@@ -8,6 +8,9 @@
 
 namespace evictsim::traces {
 
+/// Exit status of a program that stopped so: what a shell reports for SIGINT.
+inline constexpr int interrupted_status = 130;
+
 /// While alive, the first SIGINT or SIGTERM asks for a stop; a second one ends the process as usual. One at a time.
 class StopOnSignal {
  public:

@@ -77,12 +77,10 @@ double loss(const Residuals& residuals) {
 class Unknowns {
  public:
   Unknowns(std::span<const MeasuredPoint* const> points, const std::map<std::string, std::string>& families)
-      : constants_(models::engine_constants()), groups_(models::engine_constant_groups()) {
-    for (const EngineConstant& constant : constants_) {
-      group_of_.push_back(
-          static_cast<std::size_t>(std::find(groups_.begin(), groups_.end(), constant.group) - groups_.begin()));
-      prior_.push_back(std::log(EngineConstants().*constant.member));
-    }
+      : constants_(models::engine_constants()),
+        groups_(models::engine_constant_groups()),
+        group_of_(groups_of_constants()) {
+    for (const EngineConstant& constant : constants_) prior_.push_back(std::log(EngineConstants().*constant.member));
     for (std::size_t i = 0; i < constants_.size(); ++i)
       precision_.push_back(1 / (mean_spread.at(i) * mean_spread.at(i)));
     places_.resize(points.size());
@@ -267,6 +265,16 @@ NormalEquations equations(const Unknowns& unknowns, std::span<const MeasuredPoin
 
 }  // namespace
 
+std::vector<std::size_t> groups_of_constants() {
+  const std::vector<std::string> groups = models::engine_constant_groups();
+  std::vector<std::size_t> places;
+  for (const EngineConstant& constant : models::engine_constants()) {
+    const auto group = std::find(groups.begin(), groups.end(), constant.group);
+    places.push_back(static_cast<std::size_t>(group - groups.begin()));
+  }
+  return places;
+}
+
 double effect_spread(Level level, const std::string& group) {
   const auto* const found =
       std::find_if(levels.begin(), levels.end(), [&](const LevelSpread& spread) { return spread.level == level; });
@@ -334,16 +342,12 @@ FittedConstants fit(std::span<const MeasuredPoint* const> points, const std::map
 }
 
 EngineConstants constants_of(const FittedConstants& fitted, const MeasuredPoint& point, const std::string& family) {
-  const auto constants = models::engine_constants();
-  const std::vector<std::string> groups = models::engine_constant_groups();
+  const std::vector<std::size_t> groups = groups_of_constants();
   std::vector<double> logarithms = fitted.mean;
   for (const auto& [level, keys] : fitted.effects) {
     const auto effect = keys.find(key_of(level, point, family));
     if (effect == keys.end()) continue;
-    for (std::size_t i = 0; i < constants.size(); ++i) {
-      const auto group = std::find(groups.begin(), groups.end(), constants[i].group) - groups.begin();
-      logarithms[i] += effect->second[static_cast<std::size_t>(group)];
-    }
+    for (std::size_t i = 0; i < groups.size(); ++i) logarithms[i] += effect->second[groups[i]];
   }
   return constants_from(logarithms);
 }

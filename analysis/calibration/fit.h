@@ -25,6 +25,9 @@ struct FittedConstants {
   std::map<Level, std::map<std::string, std::vector<double>>> effects;
 };
 
+/// For each of engine_constants(), the place of its group in engine_constant_groups().
+std::vector<std::size_t> groups_of_constants();
+
 /// Standard deviation of an effect on a group of constants before anything is measured.
 double effect_spread(Level level, const std::string& group);
 

@@ -45,12 +45,11 @@ models::Engine with_constants(models::Engine engine, const FittedConstants& fitt
                               std::span<const sim::MeasuredPoint* const> points,
                               const std::map<std::string, std::string>& families) {
   const auto constants = models::engine_constants();
-  const std::vector<std::string> groups = models::engine_constant_groups();
+  const std::vector<std::size_t> groups = groups_of_constants();
   Effect own = effect_of(fitted, Level::engine, engine.name);
-  own.resize(groups.size(), 0.0);
+  own.resize(models::engine_constant_groups().size(), 0.0);
   for (std::size_t i = 0; i < constants.size(); ++i) {
-    const auto group = std::find(groups.begin(), groups.end(), constants[i].group) - groups.begin();
-    engine.constants.*constants[i].member = rounded(std::exp(fitted.mean[i] + own[static_cast<std::size_t>(group)]));
+    engine.constants.*constants[i].member = rounded(std::exp(fitted.mean[i] + own[groups[i]]));
   }
 
   std::map<std::string, std::vector<std::string>> members;

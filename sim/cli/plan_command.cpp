@@ -20,7 +20,6 @@
 namespace evictsim {
 namespace {
 
-constexpr int interrupted_status = 130;  // what a shell reports for SIGINT
 constexpr int failed_status = 1;
 
 constexpr const char* footer = R"(Examples:
@@ -97,7 +96,7 @@ void run(const PlanArguments& arguments) {
   outputs.finish(complete);
   if (!complete) {
     fmt::print(stderr, "interrupted: {} finished rows are kept\n", outputs.rows());
-    throw CLI::RuntimeError(interrupted_status);
+    throw CLI::RuntimeError(traces::interrupted_status);
   }
   if (!outputs.any_simulated()) {
     fmt::print(stderr, "error: no row could be simulated: see their status\n");

@@ -27,7 +27,6 @@
 namespace evictsim {
 namespace {
 
-constexpr int interrupted_status = 130;  // what a shell reports for SIGINT
 constexpr int failed_status = 1;
 constexpr std::uint64_t largest_seed = std::numeric_limits<std::int64_t>::max();  // run.h5 holds it as int64
 
@@ -231,7 +230,7 @@ void run(const Arguments& arguments) {
   print_results(outputs, arguments.quiet);
   if (!complete) {
     fmt::print(stderr, "interrupted: {} finished rows are kept\n", outputs.rows().size());
-    throw CLI::RuntimeError(interrupted_status);
+    throw CLI::RuntimeError(traces::interrupted_status);
   }
   if (outputs.rows().empty()) {
     throw Error(ErrorCode::missing_need, "no policy could be replayed: every one lacks data in these traces");

@@ -27,11 +27,6 @@ CopyRate copy_rate(const std::optional<models::TransferRate>& link, const models
 }
 
 std::shared_ptr<const ResidentCache> evicting_cache(const ServingSetup& setup, double kv_bytes_per_token_and_gpu) {
-  if (resident_cache(*setup.llm)) {
-    throw Error(ErrorCode::invalid_argument,
-                "not all layers of the model keep everything by themselves, so profiles of policies do not apply",
-                {.parameter = "--model", .value = setup.llm->name});
-  }
   double seconds = 0;
   if (setup.profile->recalled > 0) {
     seconds = kv_bytes_per_token_and_gpu /
@@ -85,7 +80,14 @@ DeployedModel deploy(const ServingSetup& setup) {
                 {.parameter = setup.kv_blocks ? "--kv-blocks" : "--replicas"});
   }
 
-  if (setup.profile) group.resident = evicting_cache(setup, bytes_per_token);
+  if (setup.profile) {
+    if (group.resident) {
+      throw Error(ErrorCode::invalid_argument,
+                  "not all layers of the model keep everything by themselves, so profiles of policies do not apply",
+                  {.parameter = "--model", .value = setup.llm->name});
+    }
+    group.resident = evicting_cache(setup, bytes_per_token);
+  }
 
   ServingOptions& options = deployed.options;
   const int gpus = deployment.gpus();

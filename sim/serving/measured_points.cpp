@@ -84,11 +84,6 @@ class Row {
   const std::vector<std::string_view>* fields_;
 };
 
-bool has_experts(const Llm& llm) {
-  return std::any_of(llm.layers.begin(), llm.layers.end(),
-                     [](const models::LlmLayer& layer) { return layer.feed_forward.experts > 0; });
-}
-
 struct Layout {
   Deployment deployment;
   double concurrency = 0;  ///< of one replica
@@ -167,27 +162,6 @@ void set_types(const Row& row, const std::string& engine, const Llm& llm, const 
   deployment.kv = narrow ? ElementType::fp8 : ElementType::bf16;
 }
 
-/// "h100_sxm" is our "h100-80gb-sxm": the same first word, and every other word somewhere.
-models::Gpu gpu_of(const std::string& system) {
-  std::vector<std::string> words(1);
-  for (const char c : system) {
-    if (c == '_' || c == '-') {
-      words.emplace_back();
-    } else {
-      words.back() += c;
-    }
-  }
-  for (const std::string& name : models::data_names("gpus")) {
-    const std::string padded = "-" + name + "-";
-    if (!padded.starts_with("-" + words.front() + "-")) continue;
-    const bool all = std::all_of(words.begin(), words.end(), [&](const std::string& word) {
-      return padded.find("-" + word + "-") != std::string::npos;
-    });
-    if (all) return models::find_gpu(name);
-  }
-  throw Unsupported{fmt::format("unsupported GPU {}", system)};
-}
-
 /// Descriptions, read once.
 class Descriptions {
  public:
@@ -198,15 +172,16 @@ class Descriptions {
     return found(engines_, name, "engine", [&] { return models::find_engine(name); });
   }
   const models::Gpu& gpu(const std::string& system) {
-    return found(gpus_, system, "GPU", [&] { return gpu_of(system); });
+    return found(gpus_, system, "GPU", [&] { return models::find_gpu(system); });
   }
 
  private:
   template <typename Value, typename Find>
   static const Value& found(std::map<std::string, Value>& known, const std::string& name, const char* what, Find find) {
     if (const auto place = known.find(name); place != known.end()) return place->second;
-    // A path is no name: what a table of points holds must not choose files to read.
-    if (name.find('\\') != std::string::npos || name.ends_with(".json") || name.starts_with('/') ||
+    // A path is no name: what a table of points holds must not choose files to read. Only names of models have a slash.
+    const bool slash = name.find('/') != std::string::npos && std::string_view(what) != "model";
+    if (slash || name.find('\\') != std::string::npos || name.ends_with(".json") || name.starts_with('/') ||
         name.starts_with('.')) {
       throw Unsupported{fmt::format("unsupported {} {}", what, name)};
     }

@@ -30,7 +30,7 @@ struct TransferEvent {
 };
 
 /// Hooks are called in the order of time, except that steps and transfers are told when they end. The simulation does
-/// not depend on them.
+/// not depend on them; an observer overrides those it wants.
 class ServingObserver {
  public:
   ServingObserver() = default;
@@ -38,13 +38,13 @@ class ServingObserver {
   ServingObserver& operator=(const ServingObserver&) = delete;
   virtual ~ServingObserver() = default;
 
-  virtual void steps(const StepsEvent& event) = 0;
+  virtual void steps(const StepsEvent& /*event*/) {}
   /// A request got its place in a batch, for the first time or again; `cached` tokens need no computing.
-  virtual void admitted(Time time, std::size_t request, int replica, std::int64_t cached) = 0;
-  virtual void preempted(Time time, std::size_t request, int replica, bool swapped) = 0;
-  virtual void transferred(const TransferEvent& event) = 0;
+  virtual void admitted(Time /*time*/, std::size_t /*request*/, int /*replica*/, std::int64_t /*cached*/) {}
+  virtual void preempted(Time /*time*/, std::size_t /*request*/, int /*replica*/, bool /*swapped*/) {}
+  virtual void transferred(const TransferEvent& /*event*/) {}
   /// Completed or refused.
-  virtual void finished(const RequestRecord& record) = 0;
+  virtual void finished(const RequestRecord& /*record*/) {}
 };
 
 }  // namespace evictsim::sim

@@ -72,7 +72,7 @@ class ProfiledCache final : public ResidentCache {
   }
 
   [[nodiscard]] ChunkReads chunk(std::int64_t cached, std::int64_t tokens) const override {
-    return {cached + tokens, cached * tokens + tokens * (tokens + 1) / 2};
+    return causal_chunk(cached, tokens);
   }
 
  private:

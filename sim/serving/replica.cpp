@@ -200,8 +200,7 @@ void Replica::add(std::size_t index, Draft& draft, SequenceId id, std::int64_t t
     ++draft.work.prefill_sequences;
     draft.work.prefill_tokens += tokens;
     const std::int64_t cached = sequence.computed;
-    const ChunkReads reads = group_.resident ? group_.resident->chunk(cached, tokens)
-                                             : ChunkReads{cached + tokens, cached * tokens + tokens * (tokens + 1) / 2};
+    const ChunkReads reads = group_.resident ? group_.resident->chunk(cached, tokens) : causal_chunk(cached, tokens);
     draft.work.prefill_context += reads.context;
     draft.work.prefill_pairs += reads.pairs;
     return;

@@ -26,6 +26,11 @@ struct ChunkReads {
   std::int64_t pairs = 0;    ///< query-key pairs of one query head; mean over layers
 };
 
+/// Where every token sees all before it.
+inline ChunkReads causal_chunk(std::int64_t cached, std::int64_t tokens) {
+  return {cached + tokens, cached * tokens + tokens * (tokens + 1) / 2};
+}
+
 /// Asked once per sequence and change of the batch, never per token. All answers are pure functions. Lengths count
 /// tokens: `context` is the sequence's length with the token being computed, of which `prompt` were given.
 class ResidentCache {

@@ -134,8 +134,8 @@ ServiceMetrics ServiceMetrics::of(const ServingResult& result) {
       ++without_last;
     }
     if (record.output_tokens < 2) continue;
-    if (completed) {
-      tpot.push_back(to_seconds(record.finish - record.first_token) / static_cast<double>(record.output_tokens - 1));
+    if (const auto pace = record.seconds_per_output_token()) {
+      tpot.push_back(*pace);
     } else {
       ++without_pace;
     }

@@ -120,6 +120,12 @@ struct RequestRecord {
   int decode_replica = -1;  ///< disaggregation: number within its group
   std::uint32_t session = 0;
   RequestStatus status = RequestStatus::unfinished;
+
+  /// Mean time between output tokens; none unless it is completed and has two or more.
+  [[nodiscard]] std::optional<double> seconds_per_output_token() const {
+    if (status != RequestStatus::completed || output_tokens < 2) return std::nullopt;
+    return to_seconds(finish - first_token) / static_cast<double>(output_tokens - 1);
+  }
 };
 
 /// Integral of a count over time, exact: `seconds + nanoseconds / 1e9` request-seconds, the latter below 1e9.

@@ -13,6 +13,7 @@
 
 namespace evictsim::tests {
 
+inline constexpr sim::Time ms = 1'000'000;
 inline constexpr models::Femtoseconds femtoseconds_per_millisecond = 1'000'000'000'000;
 
 /// Time of a step: `step`, and something for each part of its work.

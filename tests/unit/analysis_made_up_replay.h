@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <numeric>
 #include <random>
 #include <string>
@@ -14,6 +15,14 @@
 #include "sim/replay/replay.h"
 
 namespace evictsim::test {
+
+/// An empty folder of its own for each test case.
+inline std::filesystem::path scratch(const std::string& name) {
+  std::filesystem::path folder = std::filesystem::path(EVICTSIM_TEST_SCRATCH) / name;
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  return folder;
+}
 
 struct MadeUpReplay {
   static constexpr int query_heads = 4, kv_heads = 2, head_dim = 8, prompt_length = 40, rows = 21;

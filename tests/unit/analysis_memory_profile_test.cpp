@@ -17,16 +17,10 @@
 using namespace evictsim;
 using namespace evictsim::analysis;
 using evictsim::test::MadeUpReplay;
+using evictsim::test::scratch;
 namespace hdf5 = evictsim::traces::hdf5;
 
 namespace {
-
-std::filesystem::path scratch(const std::string& name) {
-  std::filesystem::path folder = std::filesystem::path(EVICTSIM_TEST_SCRATCH) / name;
-  std::filesystem::remove_all(folder);
-  std::filesystem::create_directories(folder);
-  return folder;
-}
 
 /// Two layers of two KV heads, a prompt of 100 tokens, rows 100, 110, ..., 170 sampled; 256 bytes per entry.
 RecordedCache recorded(const std::string& policy, const std::string& budget,

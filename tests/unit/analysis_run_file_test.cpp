@@ -18,17 +18,10 @@
 using namespace evictsim;
 using namespace evictsim::analysis;
 using evictsim::test::MadeUpReplay;
+using evictsim::test::scratch;
 namespace hdf5 = evictsim::traces::hdf5;
 
 namespace {
-
-/// An empty folder of its own for each test case.
-std::filesystem::path scratch(const std::string& name) {
-  std::filesystem::path folder = std::filesystem::path(EVICTSIM_TEST_SCRATCH) / name;
-  std::filesystem::remove_all(folder);
-  std::filesystem::create_directories(folder);
-  return folder;
-}
 
 hdf5::Node open(const std::filesystem::path& path) {
   return hdf5::Node::open_file(path.string(), std::filesystem::file_size(path));
@@ -231,6 +224,16 @@ TEST_CASE("the dump's bytes do not depend on the order in which layers come, and
   CHECK(bytes({2, 0, 1}, 4) == expected);
   CHECK(bytes({1, 2, 0}, 7) == expected);
   CHECK(std::distance(std::filesystem::directory_iterator(folder), {}) == 1);
+
+  // Times in whole seconds would make the bytes differ only now and then.
+  const hdf5::Guard guard;
+  std::vector<std::string> timed;
+  const auto visit = [](hid_t, const char* name, const H5O_info_t* object, void* names) -> herr_t {
+    if (object->ctime != 0) static_cast<std::vector<std::string>*>(names)->emplace_back(name);
+    return 0;
+  };
+  H5Ovisit2(open(folder / "kept.h5").id(), H5_INDEX_NAME, H5_ITER_NATIVE, visit, &timed, H5O_INFO_TIME);
+  CHECK(timed == std::vector<std::string>{});
 }
 
 TEST_CASE("a dump keeps finished sequences of an interrupted run, and nothing of failed policies") {

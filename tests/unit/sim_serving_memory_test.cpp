@@ -14,8 +14,6 @@ using sim::Time;
 
 namespace {
 
-constexpr Time ms = 1'000'000;
-
 /// Steps of 10 ms, `blocks` blocks of 4 tokens.
 sim::ServingOptions scarce(std::int64_t blocks) {
   sim::ServingOptions options;

@@ -11,8 +11,6 @@ using sim::Time;
 
 namespace {
 
-constexpr Time ms = 1'000'000;
-
 sim::ServingOptions replicas(int count, sim::Routing routing) {
   sim::ServingOptions options;
   options.replicas.step_cost = milliseconds_per_step(10);

@@ -13,8 +13,6 @@ using sim::Time;
 
 namespace {
 
-constexpr Time ms = 1'000'000;
-
 /// Steps of 10 ms whatever they compute, blocks of 4 tokens, ample memory, no prefix cache.
 sim::ServingOptions ten_milliseconds() {
   sim::ServingOptions options;
@@ -29,10 +27,6 @@ sim::ServingOptions ten_milliseconds() {
 struct Steps final : sim::ServingObserver {
   std::vector<sim::StepsEvent> all;
   void steps(const sim::StepsEvent& event) override { all.push_back(event); }
-  void admitted(Time, std::size_t, int, std::int64_t) override {}
-  void preempted(Time, std::size_t, int, bool) override {}
-  void transferred(const sim::TransferEvent&) override {}
-  void finished(const sim::RequestRecord&) override {}
 };
 
 }  // namespace

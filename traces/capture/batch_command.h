@@ -9,9 +9,6 @@ namespace evictsim::traces::capture {
 
 class BatchCapture;
 
-/// What a shell reports for SIGINT.
-inline constexpr int interrupted_status = 130;
-
 /// Returns the exit status: 0 when every prompt is in the directory, 1 when some failed, 130 when it was interrupted.
 /// `source` names the file of the prompts, for messages.
 int run_batch(BatchCapture& batch, const std::filesystem::path& directory, const std::string& source);

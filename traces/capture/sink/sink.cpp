@@ -332,8 +332,7 @@ void Sink::discard_request(const std::string& request_id) {
 
 void Sink::conclude(const std::string& request_id, bool discard) {
   require_model();
-  if (step_.open && !discard) throw WrongOrder("a request ends between steps");
-  if (step_.open) throw WrongOrder("a request is given up between steps");
+  if (step_.open) throw WrongOrder(discard ? "a request is given up between steps" : "a request ends between steps");
   descriptions_.erase(request_id);
   const auto place = requests_.find(request_id);
   if (place == requests_.end()) return;
