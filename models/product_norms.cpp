@@ -53,10 +53,18 @@ ProductNorms ProductNorms::of_upper(const Eigen::MatrixXf& matrix) {
 
 void ProductNorms::squared(const Matrix& rows, std::span<double> out) const {
   std::fill(out.begin(), out.end(), 0.0);
+  // Where nothing was evicted the difference is zero, and needs no product.
+  std::vector<Index> nonzero;
+  for (Index row = 0; row < rows.rows(); ++row) {
+    if ((rows.row(row).array() != 0.0F).any()) nonzero.push_back(row);
+  }
   thread_local Matrix products;
   products.resize(piece_vectors, piece_panels * block_columns);
-  for (Index top = 0; top < rows.rows(); top += piece_vectors) {
-    const Index count = std::min(piece_vectors, rows.rows() - top);
+  for (Index top = 0; top < std::ssize(nonzero); top += piece_vectors) {
+    const std::span<const Index> piece =
+        std::span(nonzero)
+            .subspan(static_cast<std::size_t>(top))
+            .first(static_cast<std::size_t>(std::min(piece_vectors, std::ssize(nonzero) - top)));
     for (std::size_t left = 0; left < panels_.size(); left += piece_panels) {
       const std::size_t right = std::min(left + piece_panels, panels_.size());
       for (Index begin = panels_[left].first; begin < width_; begin += piece_width) {
@@ -67,20 +75,21 @@ void ProductNorms::squared(const Matrix& rows, std::span<double> out) const {
           if (first >= end) continue;
           const float* factors = packed_.data() + panel.place + (first - panel.first) * block_columns;
           const Index column = static_cast<Index>(p - left) * block_columns;
-          for (Index v = 0; v < count; v += block_rows) {
+          for (std::size_t v = 0; v < piece.size(); v += block_rows) {
             std::array<const float*, block_rows> vectors{};
-            for (Index i = 0; i < block_rows; ++i) {
+            for (std::size_t i = 0; i < vectors.size(); ++i) {
               // Short of six vectors the last one stands in; its spare products lie behind those that are read.
-              vectors[static_cast<std::size_t>(i)] = rows.row(top + std::min(v + i, count - 1)).data() + first;
+              vectors[i] = rows.row(piece[std::min(v + i, piece.size() - 1)]).data() + first;
             }
             add_products([&](Index i, Index k) { return vectors[static_cast<std::size_t>(i)][k]; }, factors,
-                         end - first, first == panel.first, &products(v, column), products.cols());
+                         end - first, first == panel.first, &products(static_cast<Index>(v), column), products.cols());
           }
         }
       }
       const Index columns = static_cast<Index>(right - left) * block_columns;
-      for (Index v = 0; v < count; ++v) {
-        out[static_cast<std::size_t>(top + v)] += static_cast<double>(products.row(v).head(columns).squaredNorm());
+      for (std::size_t v = 0; v < piece.size(); ++v) {
+        out[static_cast<std::size_t>(piece[v])] +=
+            static_cast<double>(products.row(static_cast<Index>(v)).head(columns).squaredNorm());
       }
     }
   }
