@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 
 std::vector<fs::path> data_directories() {
   std::vector<fs::path> directories;
-  if (const char* const given = std::getenv("EVICTSIM_DATA")) {
+  if (const char* const given = std::getenv("EVICTSIM_DATA")) {  // NOLINT(concurrency-mt-unsafe): nobody sets it
     std::istringstream list(given);
     for (std::string directory; std::getline(list, directory, ':');) {
       if (!directory.empty()) directories.emplace_back(directory);

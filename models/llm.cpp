@@ -257,7 +257,7 @@ std::int64_t state_bytes_per_sequence(const LayerAttention& a) {
   if (a.kind != AttentionKind::linear) return 0;
   const std::int64_t keys = std::int64_t{a.query_heads} * a.head_dim;
   const std::int64_t values = std::int64_t{a.kv_heads} * a.value_head_dim;
-  return 4 * values * a.head_dim + 2 * (a.convolution_width - 1) * (2 * keys + values);
+  return 4 * values * a.head_dim + 2 * (2 * keys + values) * (a.convolution_width - 1);
 }
 
 std::int64_t state_bytes_per_sequence(const Llm& llm) {

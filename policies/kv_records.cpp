@@ -14,7 +14,7 @@ KvRecords::KvRecords(const RecordLayout& layout, const PlacementView& layer, int
     : first_(first), count_(count), head_dim_(layer.hot().geometry().head_dim), record_bytes_(layout.bytes) {
   using Codec = RecordLayout::Codec;
   if (layout.codec == Codec::exact) {
-    record_bytes_ = (layout.holds_values ? 2 : 1) * count * head_dim_ * layer.component_bytes();
+    record_bytes_ = count * head_dim_ * layer.component_bytes() * (layout.holds_values ? 2 : 1);
     return;
   }
   const Codec key_codec = layout.codec == Codec::automatic ? Codec::rotation : layout.codec;

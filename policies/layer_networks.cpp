@@ -155,10 +155,10 @@ models::MatrixDouble values_of(const CacheView& cache, int head, RowRange rows) 
 
 models::MatrixDouble keys_and_values(const CacheView& cache, RowRange rows) {
   const Index width = cache.geometry().head_dim;
-  models::MatrixDouble inputs(rows.count, cache.heads() * 2 * width);
+  models::MatrixDouble inputs(rows.count, 2 * width * cache.heads());
   for (int head = 0; head < cache.heads(); ++head) {
-    inputs.middleCols(head * 2 * width, width) = keys_of(cache, head, rows);
-    inputs.middleCols((head * 2 + 1) * width, width) = values_of(cache, head, rows);
+    inputs.middleCols(2 * width * head, width) = keys_of(cache, head, rows);
+    inputs.middleCols(2 * width * head + width, width) = values_of(cache, head, rows);
   }
   return inputs;
 }

@@ -78,7 +78,7 @@ class Linear {
 /// Linear, activation, linear.
 struct TwoLayers {
   Linear first;
-  Activation activation;
+  Activation activation = Activation::relu;
   Linear second;
   [[nodiscard]] models::MatrixDouble operator()(const models::MatrixDouble& rows) const;
 };

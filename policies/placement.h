@@ -101,7 +101,7 @@ class Placement {
   /// Whether rows are attended in another way even where nothing is cut: the placement then works at any budget, 1
   /// included.
   [[nodiscard]] virtual bool changes_whole_cache() const { return false; }
-  /// Bytes at rest after the prompt's cut, codes, digests and records included.
+  /// Bytes at rest, codes, digests and records included: after the prompt's cut, or after a decode row and its cut.
   [[nodiscard]] virtual TierBytes stored(const PlacementView& layer) const = 0;
   [[nodiscard]] virtual Needs needs() const { return {}; }
 

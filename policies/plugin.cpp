@@ -46,7 +46,8 @@ std::optional<std::string> abi_of(const std::filesystem::path& file) {
   if (!is_whole_object(bytes)) return std::nullopt;
   const std::size_t begin = bytes.find(mark);
   if (begin == std::string::npos) return std::nullopt;
-  return std::string(bytes.substr(begin, longest_abi).c_str());
+  const std::string text = bytes.substr(begin, longest_abi);
+  return text.substr(0, text.find('\0'));
 }
 
 void refuse_other_abi(const std::filesystem::path& file) {

@@ -29,7 +29,7 @@ int kv_head_of(const PlacementView& layer, int head) {
 TierBytes hot_bytes(const PlacementView& layer) {
   TierBytes bytes;
   for (int head = 0; head < layer.hot().heads(); ++head) {
-    const Index numbers = 2 * layer.hot().geometry().head_dim * std::ssize(layer.hot().entries(head));
+    const Index numbers = std::ssize(layer.hot().entries(head)) * layer.hot().geometry().head_dim * 2;
     bytes[Tier::hbm] += static_cast<double>(numbers * layer.component_bytes());
   }
   return bytes;

@@ -118,7 +118,7 @@ const auto primary_def = number[take_number] | call[take] | ('(' > expression[ta
 const auto call_def = name[take_name] >>
                       -(x3::lit('(')[take_parenthesis] >
                         (x3::lit(')') | ((option[add_option] | expression[add_argument]) % ',' > closing)));
-const auto option_def = name[take_option_name] >> '=' > option_value[take_option_value];
+const auto option_def = (name[take_option_name] >> '=') > option_value[take_option_value];
 const auto option_value_def = x3::raw[x3::lexeme[+x3::char_("-+.a-zA-Z0-9_")]];
 const auto closing_def = x3::lit(')');
 

@@ -133,7 +133,7 @@ class InfiniteKv : public Placement {
     return chunked_ ? (owner.records.size() + chunk_ - 1) / chunk_ : 0;
   }
   [[nodiscard]] static Index chunk_mean_bytes(const PlacementView& layer, const Owner& owner) {
-    return owner.count * layer.hot().geometry().head_dim * layer.component_bytes();
+    return Index{owner.count} * layer.hot().geometry().head_dim * layer.component_bytes();
   }
 
   /// Makes records of what has left the hot window; answers with how many per owner.

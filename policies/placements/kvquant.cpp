@@ -36,7 +36,7 @@ class KvQuant : public InPlaceCodes {
     const bool coded = std::any_of(heads().begin(), heads().end(), [](const Head& own) { return own.bytes > 0; });
     if (coded) {
       // The levels of keys and values, and two float16 bounds for every channel of every KV head.
-      const Index channels = layer.hot().geometry().num_kv_heads * layer.hot().geometry().head_dim;
+      const Index channels = Index{layer.hot().geometry().num_kv_heads} * layer.hot().geometry().head_dim;
       bytes[Tier::hbm] += static_cast<double>(key_codec_->shared_bytes() + value_codec_->shared_bytes() + 4 * channels);
     }
     return bytes;

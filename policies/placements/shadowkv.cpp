@@ -21,7 +21,7 @@ class ShadowKv : public Placement {
   void begin(const PlacementView& layer) override {
     const models::Geometry& geometry = layer.hot().geometry();
     fit(layer.budget().entries);
-    rank_ = std::min<Index>(rank_, geometry.num_kv_heads * geometry.head_dim);
+    rank_ = std::min(rank_, key_width(geometry));
     find_axes(layer);
     const auto heads = static_cast<std::size_t>(geometry.num_kv_heads);
     keys_.resize(heads);
@@ -74,8 +74,7 @@ class ShadowKv : public Placement {
       bytes[Tier::host] += value_bytes(layer, on_host);
       bytes[Tier::hbm] += landmark_bytes(layer, kv_head);
     }
-    const Index width = geometry.num_kv_heads * geometry.head_dim;
-    bytes[Tier::hbm] += static_cast<double>((moved_ + width) * rank_ * layer.component_bytes());
+    bytes[Tier::hbm] += static_cast<double>((moved_ + key_width(geometry)) * rank_ * layer.component_bytes());
     return bytes;
   }
 
@@ -99,15 +98,18 @@ class ShadowKv : public Placement {
     return static_cast<double>(chunks * layer.hot().geometry().head_dim * layer.component_bytes());
   }
 
+  /// Components of the keys of all KV heads of a row.
+  static Index key_width(const models::Geometry& geometry) { return Index{geometry.num_kv_heads} * geometry.head_dim; }
+
   /// The keys of all KV heads of a row before RoPE, one after the other.
   static Eigen::VectorXd key_before_rope(const PlacementView& layer, Index row) {
     const models::Geometry& geometry = layer.hot().geometry();
-    Eigen::VectorXd all(geometry.num_kv_heads * geometry.head_dim);
+    Eigen::VectorXd all(key_width(geometry));
     for (int head = 0; head < geometry.num_kv_heads; ++head) {
-      all.segment(head * geometry.head_dim, geometry.head_dim) = layer.keys(head).row(row).cast<double>().transpose();
-      layer.hot().rope().invert(
-          std::span(all.data() + head * geometry.head_dim, static_cast<std::size_t>(geometry.head_dim)),
-          layer.hot().positions()[static_cast<std::size_t>(row)]);
+      auto key = all.segment(Index{geometry.head_dim} * head, geometry.head_dim);
+      key = layer.keys(head).row(row).cast<double>().transpose();
+      layer.hot().rope().invert(std::span(key.data(), static_cast<std::size_t>(key.size())),
+                                layer.hot().positions()[static_cast<std::size_t>(row)]);
     }
     return all;
   }
@@ -115,7 +117,7 @@ class ShadowKv : public Placement {
   /// The leading right singular vectors of the prompt's keys: U S V^T cut at the rank is X V V^T, which also serves
   /// rows that come later.
   void find_axes(const PlacementView& layer) {
-    const Index width = layer.hot().geometry().num_kv_heads * layer.hot().geometry().head_dim;
+    const Index width = key_width(layer.hot().geometry());
     if (rank_ == width) return;
     Eigen::MatrixXd prompt(layer.hot().prompt_length(), width);
     for (Index row = 0; row < prompt.rows(); ++row) prompt.row(row) = key_before_rope(layer, row).transpose();
@@ -170,7 +172,8 @@ class ShadowKv : public Placement {
     for (int head = 0; head < geometry.num_kv_heads; ++head) {
       const auto place = static_cast<std::size_t>(head);
       if (is_outlier_[place][static_cast<std::size_t>(row / chunk_)] != 0) continue;
-      std::vector<double> key(near.data() + head * geometry.head_dim, near.data() + (head + 1) * geometry.head_dim);
+      const double* const first = near.data() + Index{geometry.head_dim} * head;
+      std::vector<double> key(first, first + geometry.head_dim);
       layer.hot().rope().apply(std::span(key), layer.hot().positions()[static_cast<std::size_t>(row)]);
       std::transform(key.begin(), key.end(), keys_[place].row(row).begin(),
                      [](double component) { return static_cast<float>(component); });

@@ -9,7 +9,7 @@ namespace evictsim::policies {
 namespace {
 
 std::string expand(const Parameters& parameters) {
-  const std::string variant = parameters.choice("variant");
+  const std::string& variant = parameters.choice("variant");
   const std::string scorer = variant == "jump"
                                  ? fmt::format("hidden_jump({}", parameters.text(names_of(hidden_jump_parameters())))
                                  : fmt::format("lag_variance(lag={},of={},recent={}", parameters.integer("lag"),
