@@ -95,6 +95,7 @@ class Point {
     places_ = static_cast<double>(cache.layers.size()) * static_cast<double>(cache.kv_heads);
     profile_.kv_heads += static_cast<std::int64_t>(cache.layers.size()) * cache.kv_heads;
     error_ += cache.row[Metric::output_error];
+    predicted_kl_ += cache.row[Metric::predicted_kl];
     const double kept = add_elements(cache);
     const double per_place = 1 / (places_ * cache.entry_bytes);
     const bool placed = cache.layers.front().placed;
@@ -107,6 +108,7 @@ class Point {
     const double share = 1 / static_cast<double>(rows_);
     group_elements();
     profile_.output_error = error_ * share;
+    profile_.predicted_kl = predicted_kl_ * share;
     for (double* sum : {&profile_.stored_per_entry, &profile_.stored_share, &profile_.scored, &profile_.scanned_share,
                         &profile_.recalled, &profile_.host_share}) {
       *sum *= share;
@@ -223,7 +225,7 @@ class Point {
   sim::CacheProfile profile_;  ///< amounts are sums over rows until finish()
   std::vector<Element> elements_;
   int rows_ = 0;
-  double error_ = 0;
+  double error_ = 0, predicted_kl_ = 0;
   Line held_, attended_;
   double attended_share_ = 0, held_rows_ = 0, attended_rows_ = 0, placed_rows_ = 0, placed_growth_ = 0;
   // Of the row being added: places are layers times KV heads; entries of HBM and host memory per place.

@@ -9,9 +9,12 @@
 #include <vector>
 
 #include "analysis/plan_eviction.h"
+#include "analysis/plan_tiers.h"
 #include "analysis/statistics.h"
+#include "models/llm.h"
 #include "policies/budget.h"
 #include "sim/serving/goodput.h"
+#include "sim/serving/mixed_cache.h"
 #include "traces/error.h"
 
 namespace evictsim::analysis {
@@ -171,6 +174,8 @@ class Answering {
     answer_.result = sim::serve(deployed.options, *source);
     add_simulated(sim::to_seconds(answer_.result.end));
     answer_.simulated_seconds = simulated_.load();
+    answer_.background = {PlanSeries::of(answer_.result, deployed.options.replicas.block_tokens),
+                          deployed.budget.lines};
     fill(deployed, load);
   }
 
@@ -207,9 +212,13 @@ class Answering {
     row.preemptions = static_cast<double>(metrics.preemptions);
     row.prefix_hit_rate = metrics.prefix_hit_rate;
     row.recall_bytes_per_second = 0;
-    row.host_bytes_peak = metrics.peak_host_bytes;
-    if (plan_.setup.profile) {
-      fill_eviction(*plan_.setup.profile, answer_.result, deployed.options.kv_bytes_per_token, row);
+    fill_tiers(deployed.options, metrics, row);
+    for (const sim::ReplicaTotals& replica : answer_.result.replicas) {
+      row.recall_bytes_per_second += static_cast<double>(replica.recalled_bytes) / metrics.seconds;
+    }
+    if (plan_.setup.profile && !plan_.setup.recorded) {
+      fill_eviction(*plan_.setup.profile, answer_.result,
+                    sim::evictable_share(*plan_.setup.llm) * deployed.options.kv_bytes_per_token, row);
     }
     row.utilisation = metrics.utilisation;
     row.running_mean = metrics.running_mean;
@@ -251,6 +260,8 @@ PlanRow settings_of(const PlanCase& plan) {
   row.engine = engine.version.empty() ? engine.name : engine.name + ":" + engine.version;
   row.tensor_parallel = setup.deployment.tensor_parallel;
   row.pipeline_parallel = setup.deployment.pipeline_parallel;
+  row.attention_data_parallel = setup.deployment.attention_data_parallel;
+  if (models::has_experts(*setup.llm)) row.expert_parallel = std::max(setup.deployment.moe_expert_parallel, 1);
   row.replicas = setup.replica_count();
   row.gpus = setup.gpus();
   if (setup.disaggregation) {
@@ -258,10 +269,12 @@ PlanRow settings_of(const PlanCase& plan) {
     row.decode_replicas = setup.disaggregation->decode;
   }
   row.output_error = 0;
+  row.predicted_kl = 0;
   if (setup.profile) {
     row.policy = setup.profile->policy;
     row.budget = policies::Budget::parse(setup.profile->budget).value();
     row.output_error = setup.profile->output_error;
+    row.predicted_kl = setup.profile->predicted_kl;
   }
   row.workload = plan.workload->name();
   // A rate that is wrong is reported by the run.
@@ -276,6 +289,7 @@ PlanRow settings_of(const PlanCase& plan) {
   row.routing = name_of(setup.routing);
   row.prefix_cache = number(setup.prefix_cache);
   row.chunked_prefill = number(setup.chunked_prefill);
+  set_tiers(setup.tiers, row);
   row.slo = plan.objective_text;
   row.seed = static_cast<double>(plan.load.seed);
   return row;

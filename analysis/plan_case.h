@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "analysis/plan_file.h"
 #include "analysis/plan_row.h"
 #include "sim/serving/deployed_model.h"
 #include "sim/serving/service_metrics.h"
@@ -35,6 +36,7 @@ struct PlanCase {
 
 struct PlanAnswer {
   PlanRow row;
+  PlanBackground background;
   sim::ServingResult result;     ///< of the run that the row shows
   double simulated_seconds = 0;  ///< over all runs
 };

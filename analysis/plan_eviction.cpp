@@ -39,11 +39,14 @@ void mark_frontier(std::span<PlanRow> rows, bool fewest_gpus) {
   const auto comparable = [&](const PlanRow& row) {
     return row.ok() && !std::isnan(gain(row)) && !std::isnan(row.output_error);
   };
+  const bool predicted = std::none_of(
+      rows.begin(), rows.end(), [&](const PlanRow& row) { return comparable(row) && std::isnan(row.predicted_kl); });
+  const auto damage = [&](const PlanRow& row) { return predicted ? row.predicted_kl : row.output_error; };
   for (PlanRow& row : rows) {
     if (!comparable(row)) continue;
     const bool beaten = std::any_of(rows.begin(), rows.end(), [&](const PlanRow& other) {
-      return comparable(other) && gain(other) >= gain(row) && other.output_error <= row.output_error &&
-             (gain(other) > gain(row) || other.output_error < row.output_error);
+      return comparable(other) && gain(other) >= gain(row) && damage(other) <= damage(row) &&
+             (gain(other) > gain(row) || damage(other) < damage(row));
     });
     row.frontier = beaten ? 0 : 1;
   }

@@ -15,9 +15,10 @@ namespace evictsim::analysis {
 void fill_eviction(const sim::CacheProfile& profile, const sim::ServingResult& result, double kv_bytes_per_token,
                    PlanRow& row);
 
-/// Marks which rows are on the frontier of output error and throughput: 1 if no other row is at least as good in both
-/// and better in one, else 0. Throughput is goodput where it was searched, GPUs needed where these were counted, else
-/// output tokens per second. Rows that failed or lack a number get no mark.
+/// Marks which rows are on the frontier of quality and throughput: 1 if no other row is at least as good in both and
+/// better in one, else 0. Quality is predicted KL where every row has one, else output error. Throughput is goodput
+/// where it was searched, GPUs needed where these were counted, else output tokens per second. Rows that failed or lack
+/// a number get no mark.
 void mark_frontier(std::span<PlanRow> rows, bool fewest_gpus);
 
 }  // namespace evictsim::analysis

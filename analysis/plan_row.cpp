@@ -79,6 +79,27 @@ constexpr std::array columns = {
     text("slo", &PlanRow::slo),
     number("seed", &PlanRow::seed),
     number("frontier", &PlanRow::frontier),
+    number("host_memory", &PlanRow::host_memory),
+    number("disk_memory", &PlanRow::disk_memory),
+    number("remote_memory", &PlanRow::remote_memory),
+    text("tier_policy", &PlanRow::tier_policy),
+    text("tier_write", &PlanRow::tier_write),
+    text("load_or_recompute", &PlanRow::load_or_recompute),
+    number("layer_overlap", &PlanRow::layer_overlap),
+    number("host_hit_rate", &PlanRow::host_hit_rate),
+    number("disk_hit_rate", &PlanRow::disk_hit_rate),
+    number("remote_hit_rate", &PlanRow::remote_hit_rate),
+    number("disk_bytes_peak", &PlanRow::disk_bytes_peak),
+    number("remote_bytes_peak", &PlanRow::remote_bytes_peak),
+    number("host_load_utilisation", &PlanRow::host_load_utilisation),
+    number("host_store_utilisation", &PlanRow::host_store_utilisation),
+    number("disk_load_utilisation", &PlanRow::disk_load_utilisation),
+    number("disk_store_utilisation", &PlanRow::disk_store_utilisation),
+    number("remote_load_utilisation", &PlanRow::remote_load_utilisation),
+    number("remote_store_utilisation", &PlanRow::remote_store_utilisation),
+    number("predicted_kl", &PlanRow::predicted_kl),
+    number("attention_data_parallel", &PlanRow::attention_data_parallel),
+    number("expert_parallel", &PlanRow::expert_parallel),
 };
 
 /// Settings, in the order of the table, with their titles.
@@ -88,6 +109,8 @@ constexpr std::array settings = {
     std::pair{"engine", "engine"},
     std::pair{"tensor_parallel", "tp"},
     std::pair{"pipeline_parallel", "pp"},
+    std::pair{"attention_data_parallel", "dp"},
+    std::pair{"expert_parallel", "ep"},
     std::pair{"replicas", "replicas"},
     std::pair{"prefill_replicas", "prefill"},
     std::pair{"decode_replicas", "decode"},
@@ -101,15 +124,17 @@ constexpr std::array settings = {
     std::pair{"routing", "routing"},
     std::pair{"prefix_cache", "prefix"},
     std::pair{"chunked_prefill", "chunked"},
+    std::pair{"host_memory", "host GiB"},
+    std::pair{"disk_memory", "disk GiB"},
+    std::pair{"remote_memory", "remote GiB"},
+    std::pair{"tier_policy", "tier"},
+    std::pair{"tier_write", "write"},
+    std::pair{"load_or_recompute", "load"},
     std::pair{"workload", "workload"},
     std::pair{"seed", "seed"},
     std::pair{"policy", "policy"},
     std::pair{"budget", "budget"},
 };
-
-std::string cell(const PlanRow& row, const PlanColumn& column) {
-  return column.text != nullptr ? row.*column.text : decimal(row.*column.number);
-}
 
 const PlanColumn& column_of(std::string_view name) {
   return *std::find_if(columns.begin(), columns.end(), [&](const PlanColumn& column) { return column.name == name; });
@@ -142,6 +167,19 @@ std::vector<std::string> plan_column_names() {
   return names;
 }
 
+std::span<const PlanSetting> plan_settings() {
+  static const std::vector<PlanSetting> list = [] {
+    std::vector<PlanSetting> filled;
+    for (const auto& [name, title] : settings) filled.push_back({&column_of(name), title});
+    return filled;
+  }();
+  return list;
+}
+
+std::string cell(const PlanRow& row, const PlanColumn& column) {
+  return column.text != nullptr ? row.*column.text : decimal(row.*column.number);
+}
+
 std::vector<std::string> cells(const PlanRow& row) {
   std::vector<std::string> texts;
   for (const PlanColumn& column : columns) texts.push_back(cell(row, column));
@@ -149,16 +187,15 @@ std::vector<std::string> cells(const PlanRow& row) {
 }
 
 PlanTable::PlanTable(const std::vector<PlanRow>& rows, bool with_goodput, bool with_slo) {
-  for (const auto& [name, title] : settings) {
-    const PlanColumn& column = column_of(name);
+  for (const PlanSetting& setting : plan_settings()) {
     std::set<std::string> values;
-    std::size_t width = std::string_view(title).size();
+    std::size_t width = std::string_view(setting.title).size();
     for (const PlanRow& row : rows) {
-      const std::string value = cell(row, column);
+      const std::string value = cell(row, *setting.column);
       values.insert(value);
       width = std::max(width, shortened(value).size());
     }
-    if (values.size() > 1) add(name, title, width);
+    if (values.size() > 1) add(setting.column->name, setting.title, width);
   }
   constexpr std::size_t figure = 9;
   add("gpus", "GPUs", 4);
@@ -178,10 +215,22 @@ PlanTable::PlanTable(const std::vector<PlanRow>& rows, bool with_goodput, bool w
   add("batch_mean", "batch", 7);
   add("kv_peak_tokens", "KV peak", figure);
   add("preemptions", "preempted", figure);
+  const auto has = [&](double PlanRow::*member) {
+    return std::any_of(rows.begin(), rows.end(), [&](const PlanRow& row) { return !std::isnan(row.*member); });
+  };
+  if (has(&PlanRow::host_memory) || has(&PlanRow::disk_memory) || has(&PlanRow::remote_memory)) {
+    add("prefix_hit_rate", "HBM hits", 8);
+  }
+  if (has(&PlanRow::host_memory)) add("host_hit_rate", "host hits", figure);
+  if (has(&PlanRow::disk_memory)) add("disk_hit_rate", "disk hits", figure);
+  if (has(&PlanRow::remote_memory)) add("remote_hit_rate", "remote", figure);
   if (with_slo) add("slo_met", "SLO", 3);
   const bool evicts = std::any_of(rows.begin(), rows.end(), [](const PlanRow& row) { return row.policy != "full"; });
   if (evicts) {
     add("output_error", "error", 8);
+    const bool predicted = std::any_of(
+        rows.begin(), rows.end(), [](const PlanRow& row) { return row.policy != "full" && row.predicted_kl >= 0; });
+    if (predicted) add("predicted_kl", "KL", 8);
     add("frontier", "frontier", 8);
   }
 }

@@ -39,6 +39,17 @@ struct PlanRow {
   double prefix_cache = none, chunked_prefill = none;
   std::string slo;
   double seed = none;
+  /// Of tiers below the replicas: per GPU, in GiB; and what they did.
+  double host_memory = none, disk_memory = none, remote_memory = none;
+  std::string tier_policy, tier_write, load_or_recompute;
+  double layer_overlap = none;
+  double host_hit_rate = none, disk_hit_rate = none, remote_hit_rate = none;
+  double disk_bytes_peak = none, remote_bytes_peak = none;
+  double host_load_utilisation = none, host_store_utilisation = none;
+  double disk_load_utilisation = none, disk_store_utilisation = none;
+  double remote_load_utilisation = none, remote_store_utilisation = none;
+  double predicted_kl = none;
+  double attention_data_parallel = none, expert_parallel = none;
   double frontier = none;  ///< of quality and throughput among policies: 1 on it, 0 not
 
   [[nodiscard]] bool ok() const { return status == "ok"; }
@@ -54,6 +65,15 @@ struct PlanColumn {
 /// In the order of plan.csv.
 std::span<const PlanColumn> plan_columns();
 std::vector<std::string> plan_column_names();
+/// One of the columns that say what was simulated, not how it went.
+struct PlanSetting {
+  const PlanColumn* column;
+  const char* title;  ///< short, for tables
+};
+/// In the order of tables. The rate is none of them: it may be what was searched for.
+std::span<const PlanSetting> plan_settings();
+/// One cell of plan.csv, unquoted.
+std::string cell(const PlanRow& row, const PlanColumn& column);
 /// The row's cells in that order, unquoted; empty where not available.
 std::vector<std::string> cells(const PlanRow& row);
 

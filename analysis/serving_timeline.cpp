@@ -3,16 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <fstream>
+#include <array>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <queue>
 #include <utility>
 
 #include "analysis/csv.h"
-#include "traces/error.h"
-#include "traces/file_system.h"
+#include "analysis/trace_events.h"
 
 namespace evictsim::analysis {
 namespace {
@@ -26,47 +25,8 @@ std::string between(Time begin, Time end) {
   return begin == sim::not_yet || end == sim::not_yet ? std::string() : decimal(sim::to_seconds(end - begin));
 }
 
-/// The format's unit is a microsecond; three decimals keep every nanosecond.
-std::string microseconds(Time time) { return fmt::format("{}.{:03}", time / 1000, time % 1000); }
-
 /// Tracks of a process: the cluster is process 0, a replica its number + 1. Microbatches come first, then requests.
 constexpr int first_request_track = 1000;
-
-class TraceWriter {
- public:
-  explicit TraceWriter(const std::filesystem::path& path) : path_(path) {
-    errno = 0;
-    stream_.open(path, std::ios::binary | std::ios::trunc);
-    if (!stream_) throw traces::system_error(errno, path, "create the file");
-    stream_ << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[";
-  }
-  /// `fields`: of one event, without braces.
-  void add(const std::string& fields) {
-    stream_ << (first_ ? "\n{" : ",\n{") << fields << '}';
-    first_ = false;
-  }
-  void name(const char* what, int process, int track, const std::string& value) {
-    add(fmt::format(R"("ph":"M","name":"{}","pid":{},"tid":{},"args":{{"name":"{}"}})", what, process, track, value));
-  }
-  void span(const std::string& name, int process, int track, Time begin, Time end, const std::string& arguments) {
-    add(fmt::format(R"("ph":"X","name":"{}","pid":{},"tid":{},"ts":{},"dur":{},"args":{{{}}})", name, process, track,
-                    microseconds(begin), microseconds(end - begin), arguments));
-  }
-  void instant(const std::string& name, int process, int track, Time time, const std::string& arguments) {
-    add(fmt::format(R"("ph":"i","s":"t","name":"{}","pid":{},"tid":{},"ts":{},"args":{{{}}})", name, process, track,
-                    microseconds(time), arguments));
-  }
-  void finish() {
-    stream_ << "\n]}\n";
-    stream_.flush();
-    if (!stream_) throw Error(ErrorCode::io_failure, "cannot be written: is the disk full?", {.file = path_.string()});
-  }
-
- private:
-  std::filesystem::path path_;
-  std::ofstream stream_;
-  bool first_ = true;
-};
 
 /// A track for each request of a replica, such that requests on one track do not overlap.
 std::vector<int> tracks_of(const std::vector<RequestRecord>& requests, Time end) {
@@ -98,6 +58,57 @@ std::vector<int> tracks_of(const std::vector<RequestRecord>& requests, Time end)
   return tracks;
 }
 
+bool holds_tier_bytes(const sim::ServingSample& sample) {
+  return std::any_of(sample.tier_bytes.begin(), sample.tier_bytes.end(), [](std::int64_t bytes) { return bytes > 0; });
+}
+
+std::string tier_bytes(const sim::ServingSample& sample) {
+  std::string members;
+  for (std::size_t tier = 0; tier < sample.tier_bytes.size(); ++tier) {
+    members += fmt::format(R"({}"tier {}":{})", tier == 0 ? "" : ",", tier, sample.tier_bytes[tier]);
+  }
+  return members;
+}
+
+/// Bytes of the copies under way between every replica and its tiers, by kind.
+void write_copies(TraceEvents& writer, const std::vector<sim::CopyEvent>& copies) {
+  struct Change {
+    Time time = 0;
+    int replica = 0;
+    std::size_t kind = 0;
+    std::int64_t bytes = 0;
+  };
+  std::vector<Change> changes;
+  for (const sim::CopyEvent& copy : copies) {
+    const auto kind = static_cast<std::size_t>(copy.kind);
+    changes.push_back({copy.begin, copy.replica, kind, copy.bytes});
+    changes.push_back({copy.end, copy.replica, kind, -copy.bytes});
+  }
+  std::stable_sort(changes.begin(), changes.end(),
+                   [](const Change& left, const Change& right) { return left.time < right.time; });
+  std::map<int, std::array<std::int64_t, 4>> on_links;  // by replica; load, swap_out, swap_in, recall
+  for (const Change& change : changes) {
+    std::array<std::int64_t, 4>& bytes = on_links[change.replica];
+    bytes[change.kind] += change.bytes;
+    writer.counter(
+        "bytes on links", change.replica + 1, change.time,
+        fmt::format(R"("load":{},"swap out":{},"swap in":{},"recall":{})", bytes[0], bytes[1], bytes[2], bytes[3]));
+  }
+}
+
+const char* name_of(sim::CopyEvent::Kind kind) {
+  switch (kind) {
+    case sim::CopyEvent::Kind::swap_out:
+      return "swap out";
+    case sim::CopyEvent::Kind::swap_in:
+      return "swap in";
+    case sim::CopyEvent::Kind::recall:
+      return "recall";
+    default:
+      return "load";
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> request_column_names() {
@@ -119,7 +130,8 @@ std::vector<std::string> request_column_names() {
           "replica",
           "decode_replica",
           "session",
-          "status"};
+          "status",
+          "loaded_tokens"};
 }
 
 std::string request_lines(std::size_t row, const sim::ServingResult& result) {
@@ -146,7 +158,8 @@ std::string request_lines(std::size_t row, const sim::ServingResult& result) {
         request.replica < 0 ? std::string() : std::to_string(request.replica),
         request.decode_replica < 0 ? std::string() : std::to_string(request.decode_replica),
         request.session == 0 ? std::string() : std::to_string(request.session),
-        to_string(request.status)};
+        to_string(request.status),
+        std::to_string(request.loaded_tokens)};
     lines += csv_line(fields);
   }
   return lines;
@@ -154,14 +167,14 @@ std::string request_lines(std::size_t row, const sim::ServingResult& result) {
 
 void TimelineObserver::write(const std::filesystem::path& path, const sim::ServingResult& result,
                              int prefill_replicas) const {
-  TraceWriter writer(path);
-  writer.name("process_name", 0, 0, "cluster");
+  TraceEvents writer(path);
+  writer.name_process(0, "cluster");
   for (std::size_t index = 0; index < result.replicas.size(); ++index) {
     const int replica = static_cast<int>(index);
-    writer.name("process_name", replica + 1, 0,
-                prefill_replicas == 0        ? fmt::format("replica {}", replica)
-                : replica < prefill_replicas ? fmt::format("prefill replica {}", replica)
-                                             : fmt::format("decode replica {}", replica - prefill_replicas));
+    writer.name_process(replica + 1, prefill_replicas == 0 ? fmt::format("replica {}", replica)
+                                     : replica < prefill_replicas
+                                         ? fmt::format("prefill replica {}", replica)
+                                         : fmt::format("decode replica {}", replica - prefill_replicas));
   }
   for (const sim::StepsEvent& event : steps_) {
     writer.span(event.steps == 1 ? "step" : "steps", event.replica + 1, event.microbatch, event.begin, event.end,
@@ -195,11 +208,17 @@ void TimelineObserver::write(const std::filesystem::path& path, const sim::Servi
         "transfer", transfer.from + 1, tracks[transfer.request], transfer.begin, transfer.end,
         fmt::format(R"("request":{},"to_replica":{},"bytes":{:.0f})", transfer.request, transfer.to, transfer.bytes));
   }
+  write_copies(writer, copies_);
+  const bool has_tiers = std::any_of(result.series.begin(), result.series.end(), holds_tier_bytes);
+  for (const sim::CopyEvent& copy : copies_) {
+    writer.span(name_of(copy.kind), copy.replica + 1, tracks[copy.request], copy.begin, copy.end,
+                fmt::format(R"("request":{},"bytes":{})", copy.request, copy.bytes));
+  }
   for (const sim::ServingSample& sample : result.series) {
-    writer.add(fmt::format(R"("ph":"C","name":"KV blocks","pid":0,"ts":{},"args":{{"used":{}}})",
-                           microseconds(sample.time), sample.used_blocks));
-    writer.add(fmt::format(R"("ph":"C","name":"requests","pid":0,"ts":{},"args":{{"running":{},"waiting":{}}})",
-                           microseconds(sample.time), sample.running, sample.waiting));
+    writer.counter("KV blocks", 0, sample.time, fmt::format(R"("used":{})", sample.used_blocks));
+    writer.counter("requests", 0, sample.time,
+                   fmt::format(R"("running":{},"waiting":{})", sample.running, sample.waiting));
+    if (has_tiers) writer.counter("tier bytes", 0, sample.time, tier_bytes(sample));
   }
   writer.finish();
 }

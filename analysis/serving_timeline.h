@@ -32,6 +32,7 @@ class TimelineObserver : public sim::ServingObserver {
     preemptions_.push_back({time, request, replica, swapped});
   }
   void transferred(const sim::TransferEvent& event) override { transfers_.push_back(event); }
+  void copied(const sim::CopyEvent& event) override { copies_.push_back(event); }
 
   /// Writes the whole file. `prefill_replicas`: 0 without disaggregation. Throws Error(permission_denied,
   /// file_not_found, io_failure).
@@ -41,6 +42,7 @@ class TimelineObserver : public sim::ServingObserver {
   std::vector<sim::StepsEvent> steps_;
   std::vector<Preemption> preemptions_;
   std::vector<sim::TransferEvent> transfers_;
+  std::vector<sim::CopyEvent> copies_;
 };
 
 }  // namespace evictsim::analysis

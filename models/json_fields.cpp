@@ -24,7 +24,14 @@ std::string shown(const nlohmann::json& value) {
 
 const char* rule_of(JsonFields::Range range) {
   if (range == JsonFields::Range::positive) return "must be above 0";
+  if (range == JsonFields::Range::any) return "must be finite";
   return "must not be negative";
+}
+
+bool within(double number, JsonFields::Range range) {
+  if (!std::isfinite(number)) return false;
+  if (range == JsonFields::Range::positive) return number > 0;
+  return range == JsonFields::Range::any || number >= 0;
 }
 
 }  // namespace
@@ -131,9 +138,28 @@ double JsonFields::number(const std::string& key, Range range) {
                 {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(value)});
   }
   const double number = value.get<double>();
-  const bool good = std::isfinite(number) && (range == Range::positive ? number > 0 : number >= 0);
-  if (!good) refuse(key, rule_of(range));
+  if (!within(number, range)) refuse(key, rule_of(range));
   return number;
+}
+
+std::vector<double> JsonFields::numbers(const std::string& key, Range range) {
+  const nlohmann::json& value = get(key);
+  std::vector<double> numbers;
+  bool good = value.is_array();
+  if (good) {
+    for (const auto& item : value) {
+      good = good && item.is_number();
+      if (good) numbers.push_back(item.get<double>());
+    }
+  }
+  if (!good) {
+    throw Error(ErrorCode::wrong_type, "must be a list of numbers",
+                {.file = file_, .dataset = {}, .parameter = place(key), .value = shown(value)});
+  }
+  for (const double number : numbers) {
+    if (!within(number, range)) refuse(key, rule_of(range));
+  }
+  return numbers;
 }
 
 std::optional<double> JsonFields::optional_number(const std::string& key, Range range) {

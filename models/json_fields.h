@@ -1,7 +1,7 @@
 #pragma once
 /// \file
 /// Reading a JSON object field by field: whatever is missing, of another type, out of range or unknown is an Error that
-/// names file and field. Internal to models/.
+/// names file and field. Not installed.
 
 #include <cstdint>
 #include <filesystem>
@@ -24,7 +24,7 @@ class JsonFields {
   JsonFields(const nlohmann::json& object, std::string file, std::string path = {});
 
   /// What a number may be.
-  enum class Range : std::uint8_t { not_negative, positive };
+  enum class Range : std::uint8_t { not_negative, positive, any };
 
   /// The fields `format` and `version`. Throws Error (invalid_value, unsupported_version).
   void expect_format(const std::string& name, std::int64_t newest_version);
@@ -32,6 +32,7 @@ class JsonFields {
   std::string text(const std::string& key);
   std::vector<std::string> texts(const std::string& key);
   double number(const std::string& key, Range range);
+  std::vector<double> numbers(const std::string& key, Range range);
   std::optional<double> optional_number(const std::string& key, Range range);
   std::int64_t whole(const std::string& key, Range range);
   std::optional<std::int64_t> optional_whole(const std::string& key, Range range);

@@ -61,14 +61,26 @@ void OutputProjection::error_squared(const Matrix& full, const Matrix& differenc
     }
     return;
   }
+  std::fill(out.begin(), out.end(), 0.0);
+  add_squared_norms(error_behind_norm(full, difference), out);
+}
+
+Matrix OutputProjection::error_behind_norm(const Matrix& full, const Matrix& difference) const {
   Matrix y = project(full);
   Matrix cut = project(difference);
   for (Index first = 0; first < cut.rows(); first += y.rows()) cut.middleRows(first, y.rows()) += y;
   norm_->apply(y);
   norm_->apply(cut);
   for (Index first = 0; first < cut.rows(); first += y.rows()) cut.middleRows(first, y.rows()) -= y;
-  std::fill(out.begin(), out.end(), 0.0);
-  add_squared_norms(cut, out);
+  return cut;
+}
+
+void OutputProjection::look_along(const Matrix& directions) { along_ = norm_ ? directions : directions * w_o_; }
+
+Matrix OutputProjection::error_along(const Matrix& full, const Matrix& difference) const {
+  if (difference.isZero(0.0F)) return Matrix::Zero(difference.rows(), along_.rows());
+  if (!norm_) return difference * along_.transpose();
+  return error_behind_norm(full, difference) * along_.transpose();
 }
 
 }  // namespace evictsim::models

@@ -30,15 +30,25 @@ class OutputProjection {
   /// full.rows() rows, one after another: out [difference.rows()].
   void error_squared(const Matrix& full, const Matrix& difference, std::span<double> out) const;
 
+  /// Announces the `directions` [k, D] of the residual stream along which `error_along` looks.
+  void look_along(const Matrix& directions);
+
+  /// directions (y' - y), with y' and y as in `error_squared`: [difference.rows(), k]. Needs `look_along`.
+  [[nodiscard]] Matrix error_along(const Matrix& full, const Matrix& difference) const;
+
   /// W_O x for every row, before any norm: [N, D].
   [[nodiscard]] Matrix project(const Matrix& rows) const;
   [[nodiscard]] bool uses_factor() const { return uses_factor_; }
 
  private:
+  /// y' - y behind the norm, [difference.rows(), D].
+  [[nodiscard]] Matrix error_behind_norm(const Matrix& full, const Matrix& difference) const;
+
   Matrix w_o_;
   std::optional<Norm> norm_;
   ProductNorms norms_;  ///< of W_O or its factor; unused behind a norm
   bool uses_factor_ = false;
+  Matrix along_;  ///< directions W_O; behind a norm the directions themselves
 };
 
 }  // namespace evictsim::models

@@ -133,7 +133,7 @@ StepShape::StepShape(const Llm& llm, const Gpu& gpu, const Deployment& requested
       add_experts(experts, feed_forward, bytes.routed_experts / memory_rate);
       const double active = static_cast<double>(parameters(llm, layer).routed_experts) *
                             feed_forward.experts_per_token / feed_forward.experts;
-      token_seconds += 2 * active / gpus / arithmetic_rate(gpu, types.experts);
+      expert_token_seconds += 2 * active / gpus / arithmetic_rate(gpu, types.experts);
     }
     // One reduction behind attention, one behind the feed-forward part (or dispatch and combine of experts).
     const double attention_peers = tensor;
@@ -197,7 +197,12 @@ StepTime::Sums StepTime::sums(const MeanStepWork& work) const {
         alike.read_seconds * -std::expm1(drawing * std::log1p(-std::min(alike.per_token / alike.experts, 1 - 1e-9)));
   }
   read /= c.weight_bandwidth_share;
-  const double arithmetic = tokens * shape_.token_seconds / c.gemm_flops_share;
+  // A prompt's chunk is on one copy of attention, and the others wait for it: the shape spreads tokens evenly.
+  const double busy_copies = std::clamp(work.prefill_sequences, 1.0, shape_.attention_copies);
+  const double unevenness = shape_.attention_copies / busy_copies;
+  const double arithmetic = ((work.decode_sequences + work.prefill_tokens * unevenness) * shape_.token_seconds +
+                             tokens * shape_.expert_token_seconds) /
+                            c.gemm_flops_share;
   const double sampled = work.decode_sequences + work.prefill_sequences;
   const double products =
       std::pow(std::pow(read, c.gemm_overlap) + std::pow(arithmetic, c.gemm_overlap), 1 / c.gemm_overlap);
@@ -208,11 +213,12 @@ StepTime::Sums StepTime::sums(const MeanStepWork& work) const {
     prefill_attention += seen * alike.seconds / c.attention_flops_share;
   }
   prefill_attention += work.prefill_context * shape_.entry_read_seconds / c.kv_bandwidth_share;
+  prefill_attention *= unevenness;
   sums.seconds = {
       c.step_seconds,
       shape_.layers * c.layer_seconds + shape_.expert_layers * c.expert_layer_seconds,
       work.decode_sequences / shape_.attention_copies * c.sequence_seconds,
-      work.prefill_sequences * c.chunk_seconds,
+      work.prefill_sequences / busy_copies * c.chunk_seconds,
       products + sampled * shape_.sampled_token_seconds / c.gemm_flops_share,
       prefill_attention,
       work.decode_sequences * shape_.state_seconds / c.kv_bandwidth_share,

@@ -17,7 +17,7 @@ using Femtoseconds = std::int64_t;
 struct StepWork {
   std::int64_t decode_sequences = 0;   ///< that decode one token each
   std::int64_t decode_entries = 0;     ///< KV entries that their attention reads, summed; of each, mean_entries_read()
-  std::int64_t prefill_sequences = 0;  ///< that compute a chunk of their prompt
+  std::int64_t prefill_sequences = 0;  ///< that compute a chunk of their prompt, each on one copy of attention
   std::int64_t prefill_tokens = 0;     ///< query tokens of the chunks
   std::int64_t prefill_context = 0;    ///< KV entries that the chunks read, summed: cached and own
   std::int64_t prefill_pairs = 0;      ///< query-key pairs of one query head: c*k + c*(c+1)/2 for c tokens on k cached
@@ -47,7 +47,8 @@ struct StepShape {
   };
   double read_seconds = 0;  ///< weights that every step reads
   std::vector<Experts> experts;
-  double token_seconds = 0;             ///< arithmetic of matrix products per token
+  double token_seconds = 0;             ///< arithmetic of matrix products per token, but for routed experts
+  double expert_token_seconds = 0;      ///< and of those
   double sampled_token_seconds = 0;     ///< of the output head
   double entry_read_seconds = 0;        ///< decode attention per KV entry, bytes
   double entry_arithmetic_seconds = 0;  ///< and arithmetic
@@ -64,7 +65,7 @@ struct StepShape {
   StepShape() = default;
   /// Throws Error (invalid_argument) for a layout that the model does not allow, (missing_data) for a rate that the
   /// GPU's description lacks.
-  StepShape(const Llm& llm, const Gpu& gpu, const Deployment& deployment);
+  StepShape(const Llm& llm, const Gpu& gpu, const Deployment& requested);
 };
 
 class StepTime {
@@ -72,8 +73,10 @@ class StepTime {
   /// With the constants of `engine` adjusted to what runs. Throws as StepShape does.
   StepTime(const Llm& llm, const Gpu& gpu, const Engine& engine, const Deployment& deployment);
   StepTime(StepShape shape, const EngineConstants& constants);
+  [[nodiscard]] const StepShape& shape() const { return shape_; }
 
-  /// Never falls when a count grows. With everything else fixed it is exactly `constant + per_decode_entry() *
+  /// Never falls when a count grows, but for `prefill_sequences` where attention has copies: they then share the
+  /// prompts' tokens. With everything else fixed it is exactly `constant + per_decode_entry() *
   /// decode_entries`. A step without work takes no time. Throws Error (invalid_argument) for a negative count or a step
   /// of more than 9000 s.
   [[nodiscard]] Femtoseconds of(const StepWork& work) const;

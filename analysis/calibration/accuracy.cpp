@@ -38,6 +38,19 @@ std::string every(const std::string& name, const PredictedOver& predicted) {
   return fmt::format("| {} | {} | {} |\n", name, predicted.first_token.size(), errors_of(predicted));
 }
 
+/// The same of those in which prompts are computed by replicas of their own, or of the others.
+PredictedOver of_mode(const PredictedOver& predicted, std::span<const MeasuredPoint* const> points,
+                      bool disaggregated) {
+  PredictedOver part;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    if (points[i]->prefill.has_value() != disaggregated) continue;
+    part.first_token.push_back(predicted.first_token[i]);
+    part.per_output_token.push_back(predicted.per_output_token[i]);
+    part.whole.push_back(predicted.whole[i]);
+  }
+  return part;
+}
+
 std::string line_of(const std::string& name, const PredictedOver& predicted, const std::vector<std::size_t>& which) {
   std::vector<double> first_token, per_output_token;
   for (const std::size_t i : which) {
@@ -53,20 +66,24 @@ std::string head_of(const std::string& what) {
       what);
 }
 
-std::string by(const std::string& what, const PredictedOver& predicted, std::span<const MeasuredPoint* const> points,
-               const std::function<std::string(const MeasuredPoint&)>& name_of) {
+std::string lines_by(const PredictedOver& predicted, std::span<const MeasuredPoint* const> points,
+                     const std::function<std::string(const MeasuredPoint&)>& name_of) {
   std::map<std::string, std::vector<std::size_t>> parts;
   for (std::size_t i = 0; i < points.size(); ++i) parts[name_of(*points[i])].push_back(i);
-  std::string text = head_of(what);
+  std::string text;
   for (const auto& [name, which] : parts) text += line_of(name, predicted, which);
-  return text + '\n';
+  return text;
+}
+
+std::string by(const std::string& what, const PredictedOver& predicted, std::span<const MeasuredPoint* const> points,
+               const std::function<std::string(const MeasuredPoint&)>& name_of) {
+  return head_of(what) + lines_by(predicted, points, name_of) + '\n';
 }
 
 void add(PredictedOver& predicted, const MeasuredPoint& point, const FittedConstants& fitted,
          const std::string& family) {
   const models::EngineConstants constants = constants_of(fitted, point, family);
-  const sim::ClosedLoopTimes times =
-      sim::closed_loop_times(models::StepTime(point.shape, constants), constants, point.loop);
+  const sim::ClosedLoopTimes times = sim::times_of(point, constants);
   predicted.first_token.push_back(times.first_token / point.first_token_seconds);
   predicted.per_output_token.push_back(times.per_output_token / point.per_output_token_seconds);
   const double others = point.loop.output_tokens - 1;
@@ -77,7 +94,7 @@ void add(PredictedOver& predicted, const MeasuredPoint& point, const FittedConst
 bool limited_by_memory(const MeasuredPoint& point) { return point.loop.concurrency > 0.9 * point.loop.most_sequences; }
 
 std::string load_of(const MeasuredPoint& point) {
-  const sim::ClosedLoop& loop = point.loop;
+  const sim::ClosedLoopLoad& loop = point.loop;
   if (limited_by_memory(point)) return "memory limits the batch";
   if (loop.concurrency <= 16) return "up to 16 in flight";
   return loop.concurrency <= 64 ? "17 to 64 in flight" : "more than 64 in flight";
@@ -171,28 +188,44 @@ std::string accuracy_tables(std::span<const MeasuredPoint> points, std::span<con
   const auto engine = [](const MeasuredPoint& point) { return point.engine.name; };
   const auto gpu = [](const MeasuredPoint& point) { return point.gpu; };
 
-  const PredictedOver five = five_folds(usable, families);
+  std::vector<const MeasuredPoint*> aggregated, disaggregated;
+  for (const MeasuredPoint* const point : usable) {
+    (point->prefill ? disaggregated : aggregated).push_back(point);
+  }
+  const auto line = [&](const std::string& name, const PredictedOver& predicted) {
+    return every(name, of_mode(predicted, usable, false));
+  };
+  const PredictedOver both = five_folds(usable, families);
+  const PredictedOver five = of_mode(both, usable, false);
 
   std::string text = head_of("points predicted by constants fitted to");
-  text += every("all points, these included", seen(usable, families, fit(usable, families)));
-  text += every("four fifths of the points, without these", five);
-  text += every("points of other campaigns (engine version, model, GPU, precision)",
-                held_out(usable, families, [&](const MeasuredPoint& point) {
-                  return fold_of_text(key_of(Level::campaign, point, family(point)), campaign_folds);
-                }));
-  text += every("points of other engine versions", held_out(usable, families, [&](const MeasuredPoint& point) {
-                  return fold_of_text(key_of(Level::version, point, family(point)), campaign_folds);
-                }));
-  text += every("points of other models", held_out(usable, families, family));
-  text += every("points of other GPUs", held_out(usable, families, gpu));
-  text += every("points of other engines", held_out(usable, families, engine));
+  text += line("all points, these included", seen(usable, families, fit(usable, families)));
+  text += line("four fifths of the points, without these", both);
+  text += line("points of other campaigns (engine version, model, GPU, precision)",
+               held_out(usable, families, [&](const MeasuredPoint& point) {
+                 return fold_of_text(key_of(Level::campaign, point, family(point)), campaign_folds);
+               }));
+  text += line("points of other engine versions", held_out(usable, families, [&](const MeasuredPoint& point) {
+                 return fold_of_text(key_of(Level::version, point, family(point)), campaign_folds);
+               }));
+  text += line("points of other models", held_out(usable, families, family));
+  text += line("points of other GPUs", held_out(usable, families, gpu));
+  text += line("points of other engines", held_out(usable, families, engine));
   text += "\nFour fifths, without these, in parts:\n\n";
-  text += by("engine", five, usable, engine);
-  text += by("GPU", five, usable, gpu);
-  text += by("model", five, usable, family);
-  text += by("precision", five, usable, [](const MeasuredPoint& point) { return point.precision; });
-  text += by("load", five, usable, load_of);
-  text += large_campaigns(five, usable);
+  text += by("engine", five, aggregated, engine);
+  text += by("GPU", five, aggregated, gpu);
+  text += by("model", five, aggregated, family);
+  text += by("precision", five, aggregated, [](const MeasuredPoint& point) { return point.precision; });
+  text += by("load", five, aggregated, load_of);
+  text += large_campaigns(five, aggregated);
+
+  const PredictedOver apart = of_mode(both, usable, true);
+  if (!disaggregated.empty()) {
+    text += head_of("disaggregated, four fifths of the points, without these");
+    text += every("all", apart);
+    text += lines_by(apart, disaggregated, engine);
+    text += lines_by(apart, disaggregated, gpu) + '\n';
+  }
 
   std::map<std::string, std::size_t> refused;
   for (const MeasuredPoint& point : points) {

@@ -9,7 +9,7 @@
 #include <set>
 #include <utility>
 
-#include "analysis/calibration/descent.h"
+#include "analysis/descent.h"
 
 namespace evictsim::analysis {
 namespace {
@@ -60,9 +60,7 @@ EngineConstants constants_from(std::span<const double> logarithms) {
 }
 
 Residuals residuals_of(const MeasuredPoint& point, std::span<const double> logarithms) {
-  const EngineConstants constants = constants_from(logarithms);
-  const sim::ClosedLoopTimes times =
-      sim::closed_loop_times(models::StepTime(point.shape, constants), constants, point.loop);
+  const sim::ClosedLoopTimes times = sim::times_of(point, constants_from(logarithms));
   return {std::log(times.per_output_token / point.per_output_token_seconds),
           std::log(times.first_token / point.first_token_seconds)};
 }

@@ -5,9 +5,9 @@
 #include <map>
 #include <utility>
 
-#include "analysis/calibration/descent.h"
 #include "analysis/calibration/fit.h"
 #include "analysis/calibration/layer_profile.h"
+#include "analysis/descent.h"
 #include "traces/error.h"
 
 namespace evictsim::analysis {

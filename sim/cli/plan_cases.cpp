@@ -13,8 +13,10 @@
 #include <utility>
 
 #include "models/data_files.h"
+#include "models/storage.h"
 #include "policies/call.h"
 #include "policies/names.h"
+#include "sim/cli/plan_replayed.h"
 #include "traces/checksum.h"
 #include "traces/error.h"
 
@@ -24,7 +26,6 @@ namespace {
 using analysis::PlanCase;
 
 constexpr std::size_t most_cases = 1000000;
-constexpr double gib = 1024.0 * 1024 * 1024;
 
 /// The elements of an option's lists.
 std::vector<std::string> elements(const std::vector<std::string>& lists, const char* option) {
@@ -99,10 +100,6 @@ class Builder {
     first.load.requests = arguments_.requests_count;
     first.setup.prefix_cache = arguments_.prefix_cache;
     first.setup.chunked_prefill = arguments_.chunked_prefill;
-    if (arguments_.host_memory_gib) {
-      if (!(*arguments_.host_memory_gib >= 0)) refuse("--host-memory", "expected 0 GiB or more");
-      first.setup.host_bytes_per_gpu = *arguments_.host_memory_gib * gib;
-    }
     if (arguments_.transfer_gigabytes) {
       if (!(*arguments_.transfer_gigabytes > 0)) refuse("--transfer-bandwidth", "expected more than 0 GB/s");
       first.setup.transfer_bytes_per_second_per_gpu = *arguments_.transfer_gigabytes * 1e9;
@@ -112,6 +109,7 @@ class Builder {
     vary_models();
     vary_layouts();
     vary_engine_options();
+    vary_tiers();
     vary_workloads();
     vary_loads();
     vary_policies();
@@ -215,6 +213,8 @@ class Builder {
                      [](PlanCase& plan, int degree) { plan.setup.deployment.tensor_parallel = degree; });
     vary_number<int>(arguments_.pipeline_parallel, "--pipeline-parallel", 1, 1024,
                      [](PlanCase& plan, int degree) { plan.setup.deployment.pipeline_parallel = degree; });
+    vary_number<int>(arguments_.attention_data_parallel, "--attention-data-parallel", 1, most,
+                     [](PlanCase& plan, int copies) { plan.setup.deployment.attention_data_parallel = copies; });
     vary_number<int>(arguments_.expert_parallel, "--expert-parallel", 1, most,
                      [](PlanCase& plan, int degree) { plan.setup.deployment.moe_expert_parallel = degree; });
     vary_number<int>(arguments_.replicas, "--replicas", 1, most,
@@ -265,6 +265,56 @@ class Builder {
     });
   }
 
+  void vary_tiers() {
+    const TierArguments& tiers = arguments_.tiers;
+    bool any = false;
+    for (const TierArguments::Tier& tier : tiers.tiers) {
+      const std::string option = std::string("--") + tier.name + (tier.name == std::string("host") ? "-memory" : "");
+      if (tier.gib.empty()) {
+        if (tier.storage.empty() && !tier.gigabytes_per_second) continue;
+        refuse(option.c_str(), "how much of it is there? Its speed alone makes no tier");
+      }
+      any = true;
+      sim::TierSetup setup{.name = tier.name};
+      if (tier.gigabytes_per_second) {
+        if (!(*tier.gigabytes_per_second > 0)) refuse(option.c_str(), "expected more than 0 GB/s");
+        setup.bytes_per_second_per_gpu = *tier.gigabytes_per_second * 1e9;
+      }
+      if (!tier.storage.empty()) {
+        const std::string named = std::string("--") + tier.name + "-storage";
+        setup.storage = *found(tier.storage, named.c_str(), "storage", "--list-storage", models::find_storage);
+        add_data_input(tier.storage, setup.storage->name, "storage");
+      }
+      vary_number<double>(tier.gib, option.c_str(), 0, 1e9, [&](PlanCase& plan, double gib) {
+        setup.gib_per_gpu = gib;
+        plan.setup.tiers.tiers.push_back(setup);
+      });
+    }
+    if (!any && !(tiers.policies.empty() && tiers.writes.empty() && tiers.rules.empty() && !tiers.layer_overlap &&
+                  tiers.chunk_tokens == 0)) {
+      refuse("--host-memory",
+             "there is no tier to which the other options apply: give --host-memory, --disk or --remote");
+    }
+    vary_text(tiers.policies, "--tier-policy",
+              [](PlanCase& plan, const std::string& text) { plan.setup.tiers.policy = sim::parse_replacement(text); });
+    vary_text(tiers.writes, "--tier-write", [](PlanCase& plan, const std::string& name) {
+      plan.setup.tiers.write_down =
+          one_of(name, "--tier-write",
+                 std::array{std::pair{"back", sim::WriteDown::back}, std::pair{"through", sim::WriteDown::through},
+                            std::pair{"none", sim::WriteDown::none}});
+    });
+    vary_text(tiers.rules, "--load-or-recompute", [](PlanCase& plan, const std::string& name) {
+      plan.setup.tiers.rule =
+          one_of(name, "--load-or-recompute",
+                 std::array{std::pair{"auto", sim::LoadRule::earlier}, std::pair{"load", sim::LoadRule::load},
+                            std::pair{"recompute", sim::LoadRule::recompute}});
+    });
+    for (PlanCase& plan : cases_.cases) {
+      plan.setup.tiers.layer_overlap = tiers.layer_overlap;
+      plan.setup.tiers.chunk_tokens = tiers.chunk_tokens;
+    }
+  }
+
   /// Every combination of what options say about made-up workloads.
   [[nodiscard]] std::vector<sim::GeneratedWorkload> generated_defaults() const {
     if (!arguments_.lengths.empty() && !(arguments_.prompts.empty() && arguments_.outputs.empty())) {
@@ -309,7 +359,16 @@ class Builder {
     const std::vector<sim::GeneratedWorkload> defaults = generated_defaults();
     std::vector<std::shared_ptr<const sim::ServingWorkload>> workloads;
     bool any_made_up = false;
-    for (const std::string& text : elements(arguments_.workloads, "--workload")) {
+    const std::vector<std::string> texts = elements(arguments_.workloads, "--workload");
+    for (const std::string& text : texts) {
+      const std::string path = replayed_path(text);
+      if (path.empty()) continue;
+      if (texts.size() > 1) refuse("--workload", "a replay stands alone: its rows are its policies and budgets");
+      replayed_.emplace(path, page_rule(arguments_.eviction.pages));
+      add_input(path, "workload");
+    }
+    for (const std::string& text : texts) {
+      if (replayed_) break;
       for (const sim::GeneratedWorkload& one : defaults) {
         auto workload = std::make_shared<const sim::ServingWorkload>(sim::ServingWorkload::find(text, one));
         const bool made_up = workload->random();
@@ -333,6 +392,9 @@ class Builder {
           std::pair{"--prefix-tokens", &arguments_.prefix_tokens}, std::pair{"--turns", &arguments_.turns},
           std::pair{"--think-time", &arguments_.think_times}}) {
       if (!any_made_up && !lists->empty()) refuse(option, "applies to made-up workloads only, not to a trace");
+    }
+    if (replayed_) {
+      for (PlanCase& plan : cases_.cases) plan.workload = replayed_->workload(plan.setup);
     }
     vary<std::shared_ptr<const sim::ServingWorkload>>(
         workloads,
@@ -358,15 +420,24 @@ class Builder {
     PolicyArguments eviction = arguments_.eviction;
     eviction.policies = elements(eviction.policies, "--policy");
     eviction.budgets = elements(eviction.budgets, "--budget");
+    if (replayed_) {
+      if (!eviction.profile.empty()) refuse("--profile", "leave it out: the workload is a replay itself");
+      eviction.profile = replayed_path(arguments_.workloads.front());
+    }
     const auto profiles = plan_profiles(eviction);
     if (!eviction.profile.empty()) add_input(eviction.profile, "profile");
     cases_.policies = profiles.size();
     vary<std::shared_ptr<const sim::CacheProfile>>(
-        profiles,
-        [](PlanCase& plan, const std::shared_ptr<const sim::CacheProfile>& profile) { plan.setup.profile = profile; });
+        profiles, [&](PlanCase& plan, const std::shared_ptr<const sim::CacheProfile>& profile) {
+          plan.setup.profile = profile;
+          if (!replayed_) return;
+          plan.setup.recorded = profile != nullptr;
+          plan.workload = replayed_->workload(plan.setup);
+        });
   }
 
   const PlanArguments& arguments_;
+  std::optional<ReplayedRun> replayed_;
   const std::atomic<bool>& stop_;
   PlanCases cases_;
 };

@@ -2,6 +2,7 @@
 /// \file
 /// From the options of `evictsim plan` to the questions that they ask: the product of all lists.
 
+#include <array>
 #include <atomic>
 #include <optional>
 #include <string>
@@ -13,23 +14,39 @@
 
 namespace evictsim {
 
+/// Memory below the replicas; for each of it GiB per GPU as lists, and what it is.
+struct TierArguments {
+  struct Tier {
+    const char* name;
+    std::vector<std::string> gib;
+    std::string storage;
+    std::optional<double> gigabytes_per_second;
+  };
+  std::array<Tier, 3> tiers = {Tier{"host", {}, {}, {}}, Tier{"disk", {}, {}, {}}, Tier{"remote", {}, {}, {}}};
+  std::vector<std::string> policies, writes, rules;
+  std::int64_t chunk_tokens = 0;
+  bool layer_overlap = false;
+};
+
 /// The options as given. Lists hold what stood behind each mention of an option, commas included.
 struct PlanArguments {
   std::vector<std::string> models, gpus, engines, workloads;
-  std::vector<std::string> tensor_parallel, pipeline_parallel, expert_parallel, replicas, disaggregate;
+  std::vector<std::string> tensor_parallel, pipeline_parallel, attention_data_parallel, expert_parallel, replicas,
+      disaggregate;
   std::vector<std::string> weights, kv_types, memory_shares, token_budgets, max_sequences, kv_blocks;
   std::vector<std::string> batching, preemption, routing;
   std::vector<std::string> rates, scale_rates, seeds;
   std::vector<std::string> prompts, outputs, lengths, prefix_groups, prefix_tokens, turns, think_times;
   std::vector<std::string> objectives;
   PolicyArguments eviction;  ///< lists with their commas
-  std::optional<double> duration, host_memory_gib, transfer_gigabytes;
+  TierArguments tiers;
+  std::optional<double> duration, transfer_gigabytes;
   std::optional<std::int64_t> requests_count;
   bool prefix_cache = true, chunked_prefill = true;
   bool goodput = false, min_gpus = false, explain = false, quiet = false;
   int replications = 3, threads = 0;
   std::string csv, plan_file, requests, timeline, points;
-  bool list_models = false, list_gpus = false, list_engines = false;
+  bool list_models = false, list_gpus = false, list_engines = false, list_storage = false;
   std::string command_line;  ///< as typed
 };
 

@@ -68,10 +68,11 @@ void predict_points(const PlanArguments& arguments) {
 }
 
 void run(const PlanArguments& arguments) {
-  if (arguments.list_models || arguments.list_gpus || arguments.list_engines) {
+  if (arguments.list_models || arguments.list_gpus || arguments.list_engines || arguments.list_storage) {
     if (arguments.list_models) print(list_models());
     if (arguments.list_gpus) print(list_gpus());
     if (arguments.list_engines) print(list_engines());
+    if (arguments.list_storage) print(list_storage());
     return;
   }
   if (!arguments.points.empty()) {
@@ -104,12 +105,50 @@ void run(const PlanArguments& arguments) {
   }
 }
 
+/// One value per mention, so that a list never swallows what stands behind it.
+CLI::Option* add_list(CLI::App& command, const char* names, std::vector<std::string>& values, const char* type,
+                      const char* help, const char* group) {
+  return command.add_option(names, values, help)->allow_extra_args(false)->type_name(type)->group(group);
+}
+
+void add_tier_options(CLI::App& command, TierArguments& tiers) {
+  const char* const group = "What is below";
+  const auto add = [&](TierArguments::Tier& tier, const char* gib, const char* about, const char* storage,
+                       const char* bandwidth, const char* defaults) {
+    add_list(command, gib, tier.gib, "GIB,...", about, group);
+    command.add_option(storage, tier.storage, std::string("What it is, a description of docs/tiers.md") + defaults)
+        ->type_name("NAME")
+        ->group(group);
+    command.add_option(bandwidth, tier.gigabytes_per_second, "GB/s per GPU, each way, instead of the description's")
+        ->type_name("GBPS")
+        ->group(group);
+  };
+  add(tiers.tiers[0], "--host-memory", "GiB of host memory per GPU for prefixes and swapped requests", "--host-storage",
+      "--host-bandwidth", " (default: the GPU's link)");
+  add(tiers.tiers[1], "--disk", "GiB of disk per GPU for prefixes", "--disk-storage", "--disk-bandwidth",
+      " (default: nvme-gen4)");
+  add(tiers.tiers[2], "--remote", "GiB of remote memory per GPU for prefixes", "--remote-storage", "--remote-bandwidth",
+      "");
+  add_list(command, "--tier-policy", tiers.policies, "P,...", "Who leaves a tier: lru, arc, s3fifo, ... (default: lru)",
+           group);
+  add_list(command, "--tier-write", tiers.writes, "W,...", "Blocks go down when evicted (back) or filled (through)",
+           group)
+      ->default_str("back");
+  add_list(command, "--load-or-recompute", tiers.rules, "R,...",
+           "auto: what is done earlier; load or recompute what tiers hold", group)
+      ->default_str("auto");
+  command.add_flag("--layer-overlap", tiers.layer_overlap, "Load layer by layer while the first step computes")
+      ->group(group);
+  command
+      .add_option("--tier-chunk", tiers.chunk_tokens, "Tokens of a chunk, with --tier-write through (default: a block)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(group);
+}
+
 void add_options(CLI::App& command, PlanArguments& arguments) {
   const auto list = [&](const char* names, std::vector<std::string>& values, const char* type, const char* help,
-                        const char* group) {
-    // One value per mention, so that a list never swallows what stands behind it.
-    return command.add_option(names, values, help)->allow_extra_args(false)->type_name(type)->group(group);
-  };
+                        const char* group) { return add_list(command, names, values, type, help, group); };
   const char* const deployment = "What serves";
   list("--model,-m", arguments.models, "M,...", "Models: names, Hugging Face names, or paths of a config.json",
        deployment);
@@ -119,6 +158,8 @@ void add_options(CLI::App& command, PlanArguments& arguments) {
   list("--tensor-parallel,--tp", arguments.tensor_parallel, "N,...", "GPUs that share a layer (default: 1)",
        deployment);
   list("--pipeline-parallel,--pp", arguments.pipeline_parallel, "N,...", "Stages of layers (default: 1)", deployment);
+  list("--attention-data-parallel", arguments.attention_data_parallel, "N,...",
+       "Copies of attention in a replica, each with requests and KV of its own (default: 1)", deployment);
   list("--expert-parallel,--ep", arguments.expert_parallel, "N,...", "GPUs over which experts are spread whole",
        deployment);
   list("--replicas", arguments.replicas, "N,...", "Equal copies behind a router (default: 1)", deployment);
@@ -145,17 +186,15 @@ void add_options(CLI::App& command, PlanArguments& arguments) {
       .add_flag("--chunked-prefill,!--no-chunked-prefill", arguments.chunked_prefill,
                 "Compute long prompts in several steps (default: on)")
       ->group(scheduling);
-  command.add_option("--host-memory", arguments.host_memory_gib, "GiB per GPU for swapped requests (default: 4)")
-      ->type_name("GIB")
-      ->group(scheduling);
   command
       .add_option("--transfer-bandwidth", arguments.transfer_gigabytes,
                   "GB/s per GPU from prefill to decode replicas (default: the GPU's link)")
       ->type_name("GBPS")
       ->group(scheduling);
+  add_tier_options(command, arguments.tiers);
   const char* const eviction = "What is kept";
-  list("--policy", arguments.eviction.policies, "P,...", "Eviction policies of the profile, beside the full cache",
-       eviction);
+  list("--policy", arguments.eviction.policies, "P,...",
+       "Eviction policies of the profile, or all, beside the full cache", eviction);
   list("--budget", arguments.eviction.budgets, "B,...", "Their budgets (default: all in the profile)", eviction);
   command
       .add_option("--profile", arguments.eviction.profile,
@@ -170,7 +209,7 @@ void add_options(CLI::App& command, PlanArguments& arguments) {
       ->group(eviction);
   const char* const workload = "What is served";
   list("--workload,-w", arguments.workloads, "W,...",
-       "Traces, or poisson, gamma(cv=2), constant, closed(concurrency=64)", workload);
+       "Traces, or poisson, gamma(cv=2), constant, closed(concurrency=64), or replay:run.h5", workload);
   list("--rate", arguments.rates, "R,...", "Requests per second; traces are stretched to it", workload);
   list("--scale-rate", arguments.scale_rates, "F,...", "Factors on the rate", workload);
   command.add_option("--duration", arguments.duration, "Seconds in which requests may arrive")
@@ -223,6 +262,7 @@ void add_options(CLI::App& command, PlanArguments& arguments) {
   command.add_flag("--list-models", arguments.list_models, "List the models that have a name")->group(outputs);
   command.add_flag("--list-gpus", arguments.list_gpus, "List the GPUs")->group(outputs);
   command.add_flag("--list-engines", arguments.list_engines, "List the engines")->group(outputs);
+  command.add_flag("--list-storage", arguments.list_storage, "List what tiers may be made of")->group(outputs);
 }
 
 }  // namespace
@@ -234,12 +274,14 @@ void add_plan_command(CLI::App& app, const std::vector<std::string>& words) {
   command->footer(footer);
   add_options(*command, *arguments);
   command->callback([command, arguments] {
-    const bool plans =
-        arguments->points.empty() && !arguments->list_models && !arguments->list_gpus && !arguments->list_engines;
+    const bool plans = arguments->points.empty() && !arguments->list_models && !arguments->list_gpus &&
+                       !arguments->list_engines && !arguments->list_storage;
     for (const char* needed : {"--model", "--gpu", "--workload"}) {
       if (plans && command->get_option(needed)->count() == 0) throw CLI::RequiredError(needed);
     }
     if (arguments->engines.empty()) arguments->engines = {"vllm"};
+    TierArguments::Tier& disk = arguments->tiers.tiers[1];
+    if (!disk.gib.empty() && disk.storage.empty()) disk.storage = "nvme-gen4";
     run(*arguments);
   });
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "models/data_files.h"
+#include "models/storage.h"
 #include "policies/names.h"
 
 namespace evictsim {
@@ -18,7 +19,7 @@ constexpr double gib = 1024.0 * 1024 * 1024;
 
 std::string gib_of(double bytes) { return fmt::format("{:.3f} GiB", bytes / gib); }
 
-std::string budget_lines(const sim::DeployedModel& deployed) {
+std::string budget_lines(const sim::DeployedModel& deployed, int copies) {
   const models::KvBudget& budget = deployed.budget;
   const sim::ReplicaGroup& group = deployed.options.replicas;
   std::string text;
@@ -35,8 +36,9 @@ std::string budget_lines(const sim::DeployedModel& deployed) {
   }
   text += fmt::format("  {:<{}}  {:>15}  {:>12}\n", "= keys and values", width, budget.kv_bytes,
                       gib_of(static_cast<double>(budget.kv_bytes)));
-  text += fmt::format("  {} blocks of {} tokens = {} tokens of {} bytes per GPU\n", group.blocks, group.block_tokens,
-                      group.blocks * group.block_tokens, budget.bytes_per_token);
+  text += fmt::format("  {} blocks of {} tokens = {} tokens of {} bytes per GPU{}\n", group.blocks, group.block_tokens,
+                      group.blocks * group.block_tokens, budget.bytes_per_token,
+                      copies > 1 ? fmt::format(", in {} copies of attention", copies) : "");
   if (budget.bytes_per_sequence > 0) {
     text += fmt::format("  besides, {} bytes per sequence in windows and constant states\n", budget.bytes_per_sequence);
   }
@@ -92,7 +94,7 @@ std::string explain(const analysis::PlanCase& plan) {
   std::string text = fmt::format("{} on {} by {}: {}, {} replica{}\n", row.model, row.gpu, row.engine,
                                  models::describe(*plan.setup.llm, plan.setup.deployment), plan.setup.replica_count(),
                                  plan.setup.replica_count() == 1 ? "" : "s");
-  text += budget_lines(deployed);
+  text += budget_lines(deployed, plan.setup.deployment.attention_data_parallel);
   for (const Example& example : examples(plan, deployed)) {
     const double total = static_cast<double>(deployed.step_time.of(example.work)) * 1e-15;
     text += fmt::format("Step: {}: {:.3f} ms\n", example.name, total * 1e3);
@@ -134,6 +136,17 @@ std::string list_engines() {
     const models::Engine engine = models::find_engine(name);
     text += fmt::format("{:<10} {}; versions {}\n", engine.name, engine.product,
                         policies::join(models::engine_versions(engine)));
+  }
+  return text;
+}
+
+std::string list_storage() {
+  std::string text;
+  for (const std::string& name : models::data_names("storage")) {
+    const models::Storage storage = models::find_storage(name);
+    text += fmt::format("{:<20} {:>6.1f} GB/s read {:>6.1f} GB/s write {:>8.0f} us  {}\n", storage.name,
+                        storage.read.bytes_per_second / 1e9, storage.write.bytes_per_second / 1e9,
+                        storage.read.latency_seconds * 1e6, storage.product);
   }
   return text;
 }

@@ -94,15 +94,17 @@ void PlanOutputs::row(std::size_t index, const analysis::PlanAnswer& answer) {
   if (group != held_group_) write_rows();
   held_group_ = group;
   held_.push_back(answer.row);
+  backgrounds_.push_back(answer.background);
   if (held_.size() == cases_.policies) write_rows();
 }
 
 void PlanOutputs::write_rows() {
   // A frontier without some of its rows would be another one.
   if (cases_.policies > 1 && held_.size() == cases_.policies) analysis::mark_frontier(held_, arguments_.min_gpus);
-  for (const analysis::PlanRow& row : held_) {
+  for (std::size_t index = 0; index < held_.size(); ++index) {
+    const analysis::PlanRow& row = held_[index];
     if (csv_) csv_->append(analysis::csv_line(analysis::cells(row)));
-    if (plan_file_) plan_file_->add(row);
+    if (plan_file_) plan_file_->add(row, std::move(backgrounds_[index]));
     if (table_) {
       if (rows_ == 0) print(table_->header());
       print(table_->line(row));
@@ -111,6 +113,7 @@ void PlanOutputs::write_rows() {
     ++rows_;
   }
   held_.clear();
+  backgrounds_.clear();
 }
 
 void PlanOutputs::progress(std::size_t finished) const {

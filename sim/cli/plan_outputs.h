@@ -42,7 +42,8 @@ class PlanOutputs {
   bool terminal_;
   std::chrono::steady_clock::time_point begin_;
   std::size_t rows_ = 0;
-  std::vector<analysis::PlanRow> held_;  ///< rows that wait for the other policies, for the frontier
+  std::vector<analysis::PlanRow> held_;                ///< rows that wait for the other policies, for the frontier
+  std::vector<analysis::PlanBackground> backgrounds_;  ///< of these
   std::size_t held_group_ = 0;
   double simulated_seconds_ = 0;
   std::optional<analysis::PlanTable> table_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "analysis/memory_profile.h"
 #include "policies/budget.h"
 #include "traces/error.h"
 
@@ -10,18 +9,19 @@ namespace evictsim {
 namespace {
 
 constexpr const char* full = "full";
-
-analysis::PageRule page_rule(const std::string& name) {
-  if (name == "longest") return analysis::PageRule::longest;
-  if (name == "per_head") return analysis::PageRule::per_head;
-  throw Error(ErrorCode::unknown_name, "expected longest or per_head", {.parameter = "--pages", .value = name});
-}
+constexpr const char* all = "all";
 
 [[noreturn]] void refuse(const char* option, const char* what, const std::string& value = {}) {
   throw Error(ErrorCode::invalid_argument, what, {.parameter = option, .value = value});
 }
 
 }  // namespace
+
+analysis::PageRule page_rule(const std::string& name) {
+  if (name == "longest") return analysis::PageRule::longest;
+  if (name == "per_head") return analysis::PageRule::per_head;
+  throw Error(ErrorCode::unknown_name, "expected longest or per_head", {.parameter = "--pages", .value = name});
+}
 
 std::vector<std::shared_ptr<const sim::CacheProfile>> plan_profiles(const PolicyArguments& arguments) {
   std::vector<std::shared_ptr<const sim::CacheProfile>> chosen = {nullptr};
@@ -47,7 +47,8 @@ std::vector<std::shared_ptr<const sim::CacheProfile>> plan_profiles(const Policy
   };
   for (const std::string& budget : arguments.budgets) (void)policies::Budget::parse(budget);
   std::vector<std::string> names = arguments.policies;
-  if (names.empty()) {
+  if (names.empty() || std::find(names.begin(), names.end(), all) != names.end()) {
+    names.clear();
     for (const sim::CacheProfile& profile : profiles) {
       if (std::find(names.begin(), names.end(), profile.policy) == names.end()) names.push_back(profile.policy);
     }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/memory_profile.h"
 #include "sim/serving/profiled_cache.h"
 
 namespace evictsim {
@@ -15,6 +16,9 @@ struct PolicyArguments {
   std::string profile;                         ///< run.h5
   std::string pages = "longest";
 };
+
+/// Of --pages. Throws Error(unknown_name).
+analysis::PageRule page_rule(const std::string& name);
 
 /// What is kept in each row, the full cache (null) first. Throws Error: what reading the file throws; unknown_name for
 /// policies and budgets that it does not hold, with those that it does; invalid_argument for a policy without a file.

@@ -84,13 +84,13 @@ void BlockPool::acquire(std::span<const BlockId> blocks) {
   }
 }
 
-bool BlockPool::allocate(std::size_t count, std::vector<BlockId>& sequence) {
+bool BlockPool::allocate(std::size_t count, std::vector<BlockId>& sequence, std::vector<BlockHash>* forgotten) {
   if (count > free_count_) return false;
   for (std::size_t i = 0; i < count; ++i) {
     const BlockId block = queue_.back(0);
     queue_.remove(block);
     if (states_[block].cached) {
-      forget(block);
+      if (forget(block) && forgotten != nullptr) forgotten->push_back(states_[block].hash);
       ++evictions_;
     }
     states_[block].references = 1;
@@ -108,6 +108,7 @@ void BlockPool::publish(BlockId block, BlockHash hash) {
   state.hash = hash;
   state.cached = true;
   state.next_equal = none;
+  ++cached_count_;
   BlockId* last = &table_[place_of(hash)];
   while (*last != none) last = &states_[*last].next_equal;
   *last = block;
@@ -123,14 +124,17 @@ void BlockPool::release(std::span<const BlockId> sequence) {
   }
 }
 
-void BlockPool::forget(BlockId block) {
+bool BlockPool::forget(BlockId block) {
   State& state = states_[block];
   const std::size_t place = place_of(state.hash);
   BlockId* link = &table_[place];
   while (*link != block) link = &states_[*link].next_equal;
   *link = state.next_equal;
   state.cached = false;
-  if (table_[place] == none) close_gap(place);
+  --cached_count_;
+  const bool last = table_[place] == none;
+  if (last) close_gap(place);
+  return last;
 }
 
 /// Moves entries up that would not be found behind a free place (Knuth, TAOCP 3, 6.4, algorithm R).
@@ -149,17 +153,19 @@ void BlockPool::check() const {
   const auto require = [](bool holds, const char* what) {
     if (!holds) throw std::logic_error(what);
   };
-  std::size_t free = 0;
+  std::size_t free = 0, cached = 0;
   for (BlockId block = 0; block < states_.size(); ++block) {
     const State& state = states_[block];
     require(queue_.linked(block) == (state.references == 0), "a block is in the queue if and only if it is free");
     free += state.references == 0 ? 1 : 0;
     if (!state.cached) continue;
+    ++cached;
     BlockId equal = table_[place_of(state.hash)];
     while (equal != none && equal != block) equal = states_[equal].next_equal;
     require(equal == block, "a cached block is found by its hash");
   }
   require(free == free_count_, "free blocks are conserved");
+  require(cached == cached_count_, "cached blocks are counted right");
 }
 
 }  // namespace evictsim::sim

@@ -48,8 +48,9 @@ class BlockPool {
   /// One more reference to each; those that were free are so no longer.
   void acquire(std::span<const BlockId> blocks);
   /// Appends `count` blocks from the head of the queue, with one reference each, to `sequence`; what they cached is
-  /// forgotten. False, and nothing changes, when fewer are free.
-  bool allocate(std::size_t count, std::vector<BlockId>& sequence);
+  /// forgotten. False, and nothing changes, when fewer are free. Appends to `forgotten` the hashes that are in the pool
+  /// no more, in the order in which they left.
+  bool allocate(std::size_t count, std::vector<BlockId>& sequence, std::vector<BlockHash>* forgotten = nullptr);
   /// A referred block was filled: others may find it from now on. Of blocks with equal hashes the one that was filled
   /// first is found. A block has at most one hash until it is handed out anew.
   void publish(BlockId block, BlockHash hash);
@@ -61,6 +62,8 @@ class BlockPool {
   [[nodiscard]] bool cached(BlockId block) const { return states_[block].cached; }
   /// Cached blocks handed out anew so far.
   [[nodiscard]] std::uint64_t evictions() const { return evictions_; }
+  /// Blocks that are found, in use or free.
+  [[nodiscard]] std::size_t cached_blocks() const { return cached_count_; }
 
   /// Throws std::logic_error when blocks are not conserved: free blocks are those without references, each once in
   /// the queue, and every cached block is found. Linear; for debug builds and tests.
@@ -76,7 +79,8 @@ class BlockPool {
   };
   [[nodiscard]] std::size_t home(BlockHash hash) const;
   [[nodiscard]] std::size_t place_of(BlockHash hash) const;
-  void forget(BlockId block);
+  /// Whether the block's hash is in the pool no more.
+  bool forget(BlockId block);
   void close_gap(std::size_t gap);
 
   std::uint32_t tokens_per_block_;
@@ -86,6 +90,7 @@ class BlockPool {
   unsigned shift_;
   std::vector<BlockId> found_;  ///< what find_prefix() answered last
   std::size_t free_count_;
+  std::size_t cached_count_ = 0;
   std::uint64_t evictions_ = 0;
 };
 

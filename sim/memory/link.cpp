@@ -285,7 +285,12 @@ Time Link::arrival_of(const Channel& channel) const {
   return later(channel.next_departure, channel.options.latency);
 }
 
-Time Link::next_arrival() const { return std::min(arrival_of(channels_[0]), arrival_of(channels_[1])); }
+Time Link::next_arrival() const {
+  const Time next = std::min(arrival_of(channels_[0]), arrival_of(channels_[1]));
+  // What leaves one direction may make the other faster before it has arrived itself.
+  const bool coupled = combined_ != 0 && channels_[0].weight != 0 && channels_[1].weight != 0;
+  return coupled ? std::min({next, channels_[0].next_departure, channels_[1].next_departure}) : next;
+}
 
 std::optional<Arrival> Link::pop_arrival(Time now) {
   advance(now);

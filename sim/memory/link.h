@@ -98,9 +98,13 @@ class Link {
                    std::int64_t weight = 1);
   /// Takes a transfer away that has not arrived; false when it has, or was cancelled before.
   bool cancel(Time now, TransferId id);
+  /// Treats what happens until `now`.
+  void advance(Time now);
   /// The next transfer that has arrived by `now`, in order of time, then of leaving the link.
   std::optional<Arrival> pop_arrival(Time now);
   /// When the next transfer arrives if nothing else starts; end_of_time for none, or none within the range of Time.
+  /// While both directions share a combined bandwidth it may be earlier: when a transfer leaves the link, which changes
+  /// rates.
   [[nodiscard]] Time next_arrival() const;
 
   /// How long a transfer would take if it started now and the others on the link stayed as they are until it has left.
@@ -165,7 +169,6 @@ class Link {
   [[nodiscard]] Wide work_of(Direction direction, std::int64_t bytes, std::int64_t pieces) const;
   [[nodiscard]] static Wide missing(const Slot& slot, const Channel& channel);
   [[nodiscard]] Time arrival_of(const Channel& channel) const;
-  void advance(Time now);
   void move_to(Time now);
   void depart(Channel& channel);
   void pass_on(Direction from, Direction to);

@@ -239,6 +239,7 @@ bool TieredStore::set_aside(Time now, std::uint32_t tier, std::int64_t bytes) {
     --target.used;
     note_evicted(tier, victim);
   }
+  note_use(tier);
   write_down(now, tier);
   check_totals();
   return true;

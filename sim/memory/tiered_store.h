@@ -105,6 +105,7 @@ struct TierTotals {
   std::int64_t refused = 0;       ///< not admitted
   std::int64_t held = 0;          ///< now, with those that are on their way here
   std::int64_t most_held = 0;
+  std::int64_t most_bytes = 0;     ///< at once: chunks and what was set aside
   std::int64_t loaded_blocks = 0;  ///< read for loads that began here
 };
 
@@ -136,6 +137,8 @@ class TieredStore {
   bool set_aside(Time now, std::uint32_t tier, std::int64_t bytes);
   void give_back(Time now, std::uint32_t tier, std::int64_t bytes);
 
+  /// Treats what happens until `now`, as all calls that are given a time do.
+  void settle(Time now);
   /// When pop() has something to do next; end_of_time: never.
   [[nodiscard]] Time next_time() const;
   /// The next completion up to `now`.
@@ -185,7 +188,6 @@ class TieredStore {
   };
 
   void require_tier(std::uint32_t tier) const;
-  void settle(Time now);
   void arrive(Time now, std::uint32_t tier, std::uint32_t movement);
   void climb(Time now, std::uint32_t movement);
   void finish_part(Time now, std::uint32_t movement);
@@ -202,6 +204,7 @@ class TieredStore {
   void number(const PromptBlocks& blocks, std::size_t first, std::size_t last, std::vector<Object>& numbers);
   void refer(const PrefixSegment& segment, const PromptBlocks& blocks, std::vector<Object>& numbers);
   void require_lengths(const PromptBlocks& blocks) const;
+  void note_use(std::uint32_t tier);
   [[nodiscard]] static std::uint64_t room(const Tier& tier);
   [[nodiscard]] Item item_of(Object chunk) const;
   [[nodiscard]] static std::int64_t pieces(const Tier& tier, std::int64_t bytes);

@@ -28,8 +28,14 @@ void TieredStore::reserve(std::uint32_t tier, Object chunk, std::uint32_t moveme
   target.places[chunk] = 1 + movement;
   ++target.totals.came_in;
   target.totals.most_held = std::max(target.totals.most_held, ++target.totals.held);
+  note_use(tier);
   if (!exclusive_) return;
   for (std::uint32_t below = tier + 1; below < tiers_.size(); ++below) remove(below, chunk);
+}
+
+void TieredStore::note_use(std::uint32_t tier) {
+  TierTotals& totals = tiers_[tier].totals;
+  totals.most_bytes = std::max(totals.most_bytes, used_bytes(tier));
 }
 
 void TieredStore::note_evicted(std::uint32_t tier, Object chunk) {
@@ -215,12 +221,15 @@ void TieredStore::settle(Time now) {
         first = tier;
       }
     }
-    if (next > now || next == end_of_time) return;
+    if (next > now || next == end_of_time) break;
     const auto arrival = tiers_[first].link.pop_arrival(next);
+    if (!arrival) continue;  // something left the link
     tiers_[first].moving[static_cast<std::size_t>(arrival->direction)] -= arrival->bytes;
     arrive(next, first, static_cast<std::uint32_t>(arrival->tag));
     check_totals();
   }
+  // Also those that have left a link and not arrived share it no more.
+  for (Tier& tier : tiers_) tier.link.advance(now);
 }
 
 /// What can be checked in a time that does not depend on the number of blocks, where assertions are on.

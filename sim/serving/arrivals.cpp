@@ -190,8 +190,9 @@ void GeneratedWorkload::check() const {
   if (prefix_groups < 0 || prefix_groups > most) {
     refuse("prefix_groups", static_cast<double>(prefix_groups), "0 to 2^28 groups");
   }
-  if (prefix_tokens < 0 || prefix_tokens > most) {
-    refuse("prefix_tokens", static_cast<double>(prefix_tokens), "0 to 2^28 tokens");
+  constexpr std::int64_t longest_prefix = std::int64_t{1} << 22U;  // its blocks are named in every request
+  if (prefix_tokens < 0 || prefix_tokens > longest_prefix) {
+    refuse("prefix_tokens", static_cast<double>(prefix_tokens), "0 to 2^22 tokens");
   }
   if ((prefix_groups > 0) != (prefix_tokens > 0)) {
     refuse(prefix_groups > 0 ? "prefix_tokens" : "prefix_groups", 0,

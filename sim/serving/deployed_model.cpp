@@ -5,6 +5,8 @@
 #include <cmath>
 #include <string>
 
+#include "sim/serving/mixed_cache.h"
+#include "sim/serving/recorded_cache.h"
 #include "traces/error.h"
 
 namespace evictsim::sim {
@@ -29,10 +31,11 @@ CopyRate copy_rate(const std::optional<models::TransferRate>& link, const models
 std::shared_ptr<const ResidentCache> evicting_cache(const ServingSetup& setup, double kv_bytes_per_token_and_gpu) {
   double seconds = 0;
   if (setup.profile->recalled > 0) {
-    seconds = kv_bytes_per_token_and_gpu /
+    seconds = evictable_share(*setup.llm) * kv_bytes_per_token_and_gpu /
               copy_rate(setup.gpu->host_to_device, *setup.gpu, 1, "copies from the host").bytes_per_second;
   }
-  return profiled_cache(*setup.profile, seconds);
+  auto evicting = profiled_cache(*setup.profile, seconds);
+  return evicting ? mixed_cache(*setup.llm, std::move(evicting)) : resident_cache(*setup.llm);
 }
 
 }  // namespace
@@ -61,14 +64,17 @@ DeployedModel deploy(const ServingSetup& setup) {
   group.replicas = setup.replicas;
   group.pipeline_stages = deployment.pipeline_parallel;
   group.block_tokens = memory.block_tokens;
-  group.token_budget = memory.token_budget;
-  group.max_sequences = memory.max_sequences;
+  // Copies of attention are told apart neither in memory nor in the scheduler: a replica has what all of them have.
+  const int copies = deployment.attention_data_parallel;
+  group.token_budget = memory.token_budget * copies;
+  group.max_sequences = memory.max_sequences * copies;
   // Where layers keep different numbers of tokens, a block of the simulation is one of all layers.
   group.blocks = setup.kv_blocks ? *setup.kv_blocks
                  : group.resident
                      ? static_cast<std::int64_t>(static_cast<double>(deployed.budget.kv_bytes) /
                                                  (bytes_per_token * static_cast<double>(memory.block_tokens)))
                      : deployed.budget.blocks;
+  if (!setup.kv_blocks) group.blocks *= copies;
   if (group.blocks < 1) {
     throw Error(ErrorCode::out_of_memory, "memory for keys and values is less than one block of all layers",
                 {.parameter = "--memory-share", .value = fmt::format("{}", memory.memory_share)});
@@ -80,12 +86,13 @@ DeployedModel deploy(const ServingSetup& setup) {
                 {.parameter = setup.kv_blocks ? "--kv-blocks" : "--replicas"});
   }
 
-  if (setup.profile) {
+  if (setup.recorded) {
     if (group.resident) {
-      throw Error(ErrorCode::invalid_argument,
-                  "not all layers of the model keep everything by themselves, so profiles of policies do not apply",
+      throw Error(ErrorCode::unsupported, "recorded sequences are served by models all of whose layers keep everything",
                   {.parameter = "--model", .value = setup.llm->name});
     }
+    group.resident = full_recorded_cache();
+  } else if (setup.profile) {
     group.resident = evicting_cache(setup, bytes_per_token);
   }
 
@@ -96,11 +103,9 @@ DeployedModel deploy(const ServingSetup& setup) {
   options.prefix_cache = setup.prefix_cache;
   options.preemption = setup.preemption;
   options.routing = setup.routing;
-  options.kv_bytes_per_token = bytes_per_token * gpus;
-  if (setup.preemption == Preemption::swap) {
-    options.host_link = copy_rate(gpu.device_to_host, gpu, gpus, "copies to the host");
-    options.host_bytes = setup.host_bytes_per_gpu * gpus;
-  }
+  options.kv_bytes_per_token = bytes_per_token * gpus / copies;
+  options.tiers = kv_tiers(setup.tiers, gpu, gpus, static_cast<int>(setup.llm->layers.size()), memory.block_tokens,
+                           setup.preemption == Preemption::swap || setup.recorded);
   if (setup.disaggregation) {
     require_positive("--disaggregate", setup.disaggregation->prefill);
     require_positive("--disaggregate", setup.disaggregation->decode);

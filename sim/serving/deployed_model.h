@@ -15,6 +15,7 @@
 #include "models/step_time.h"
 #include "sim/serving/profiled_cache.h"
 #include "sim/serving/serving.h"
+#include "sim/serving/tier_setup.h"
 
 namespace evictsim::sim {
 
@@ -40,9 +41,10 @@ struct ServingSetup {
   Preemption preemption = Preemption::recompute;
   Routing routing = Routing::round_robin;
   bool prefix_cache = true, chunked_prefill = true;
-  double host_bytes_per_gpu = 4.0 * 1024 * 1024 * 1024;     ///< for swaps
+  TiersSetup tiers;                                         ///< below each replica
   std::optional<double> transfer_bytes_per_second_per_gpu;  ///< between prefill and decode replicas
   std::shared_ptr<const CacheProfile> profile;              ///< of an eviction policy; null: everything is kept
+  bool recorded = false;  ///< requests have caches of their own (RecordedWorkload); `profile` only names them
 
   [[nodiscard]] int replica_count() const {
     return disaggregation ? disaggregation->prefill + disaggregation->decode : replicas;

@@ -29,28 +29,32 @@ void prefix_hashes(const traces::WorkloadRequest& request, int block_tokens, std
   }
 }
 
-KvMemory::KvMemory(const ReplicaGroup& group, bool prefix_cache)
+KvMemory::KvMemory(const ReplicaGroup& group, bool prefix_cache, BlockListener* listener)
     : block_tokens_(group.block_tokens),
       prefix_cache_(prefix_cache),
       resident_(group.resident),
-      pool_(static_cast<std::size_t>(group.blocks), static_cast<std::uint32_t>(group.block_tokens)) {}
+      pool_(static_cast<std::size_t>(group.blocks), static_cast<std::uint32_t>(group.block_tokens)),
+      listener_(listener) {}
 
-bool KvMemory::can_hold(std::int64_t prompt, std::int64_t output) const {
-  const std::int64_t longest = prompt + output - 1;
-  if (!resident_) return divided_up(longest, block_tokens_) <= blocks();
+bool KvMemory::can_hold(const Sequence& sequence, std::int64_t output) const {
+  const std::int64_t longest = sequence.prompt + output - 1;
+  const ResidentCache* const resident = cache_of(sequence);
+  if (resident == nullptr) return divided_up(longest, block_tokens_) <= blocks();
   // An evicting cache may hold most while the prompt is computed; later it falls only where a span ends.
-  if (resident_->blocks(prompt, prompt, block_tokens_) > blocks()) return false;
-  for (std::int64_t context = prompt + 1; context <= longest;) {
-    const std::int64_t last = std::clamp(resident_->reads(prompt, context).until, context, longest);
-    if (resident_->blocks(prompt, last, block_tokens_) > blocks()) return false;
+  const auto fits = [&](std::int64_t context) { return blocks_at(sequence, context) <= blocks(); };
+  if (!fits(sequence.prompt)) return false;
+  for (std::int64_t context = sequence.prompt + 1; context <= longest;) {
+    const std::int64_t last = std::clamp(resident->reads(sequence.prompt, context).until, context, longest);
+    if (!fits(last)) return false;
     context = last + 1;
   }
   return true;
 }
 
 std::int64_t KvMemory::blocks_at(const Sequence& sequence, std::int64_t context) const {
-  if (!resident_) return divided_up(context, block_tokens_);
-  return resident_->blocks(sequence.prompt, context, block_tokens_);
+  const ResidentCache* const resident = cache_of(sequence);
+  if (resident == nullptr) return divided_up(context, block_tokens_);
+  return resident->blocks(sequence.prompt, context, block_tokens_);
 }
 
 std::int64_t KvMemory::fullest_context(const Sequence& sequence, std::int64_t context) const {
@@ -64,26 +68,34 @@ std::int64_t KvMemory::cached_tokens(const Sequence& sequence) {
   return static_cast<std::int64_t>(found.size()) * block_tokens_;
 }
 
-bool KvMemory::admit(Sequence& sequence, std::int64_t cached, std::int64_t context, std::int64_t reserved) {
-  const auto hits = static_cast<std::size_t>(cached / block_tokens_);
-  std::span<const BlockId> prefix;
-  if (hits > 0) {
-    prefix = pool_.find_prefix(sequence.hashes, static_cast<std::uint64_t>(sequence.target));
-    prefix = prefix.first(hits);
-  }
-  const auto beyond = [&](std::int64_t tokens) {
-    return static_cast<std::size_t>(
-        std::max<std::int64_t>(0, blocks_at(sequence, tokens) - static_cast<std::int64_t>(hits)));
-  };
+std::span<const BlockId> KvMemory::prefix_of(const Sequence& sequence, std::size_t blocks) {
+  if (blocks == 0) return {};
+  return pool_.find_prefix(sequence.hashes, static_cast<std::uint64_t>(sequence.target)).first(blocks);
+}
+
+/// Blocks for the first `context` tokens beside those of the prefix.
+std::size_t KvMemory::blocks_beyond(const Sequence& sequence, std::size_t prefix, std::int64_t context) const {
   // An evicting cache may hold more at the end of the prompt than at the context asked for.
-  const std::size_t taken = std::max(beyond(context), beyond(std::min(context, sequence.target)));
-  if (!pool_.fits(prefix, std::max(taken, beyond(reserved)))) return false;
+  const std::int64_t blocks =
+      std::max(blocks_at(sequence, context), blocks_at(sequence, std::min(context, sequence.target)));
+  return static_cast<std::size_t>(std::max<std::int64_t>(0, blocks - static_cast<std::int64_t>(prefix)));
+}
+
+bool KvMemory::fits(const Sequence& sequence, std::int64_t cached, std::int64_t context, std::int64_t reserved) {
+  const auto hits = static_cast<std::size_t>(cached / block_tokens_);
+  const auto at_reserved = static_cast<std::size_t>(
+      std::max<std::int64_t>(0, blocks_at(sequence, reserved) - static_cast<std::int64_t>(hits)));
+  return pool_.fits(prefix_of(sequence, hits), std::max(blocks_beyond(sequence, hits, context), at_reserved));
+}
+
+/// For a sequence that fits.
+void KvMemory::take(Sequence& sequence, std::int64_t cached, std::int64_t context) {
+  const auto hits = static_cast<std::size_t>(cached / block_tokens_);
+  const auto prefix = prefix_of(sequence, hits);
   pool_.acquire(prefix);
   sequence.blocks.assign(prefix.begin(), prefix.end());
   sequence.published = hits;
-  allocate(sequence, static_cast<std::int64_t>(taken));
-  publish(sequence, std::min(context, sequence.target));
-  return true;
+  allocate(sequence, static_cast<std::int64_t>(blocks_beyond(sequence, hits, context)));
 }
 
 bool KvMemory::grow(Sequence& sequence, std::int64_t context) {
@@ -122,9 +134,11 @@ void KvMemory::publish(Sequence& sequence, std::int64_t context) {
   }
   const std::size_t full =
       std::min({static_cast<std::size_t>(context / block_tokens_), sequence.hashes.size(), sequence.blocks.size()});
+  const std::size_t first = sequence.published;
   for (; sequence.published < full; ++sequence.published, ++publications_) {
     pool_.publish(sequence.blocks[sequence.published], sequence.hashes[sequence.published]);
   }
+  if (listener_ != nullptr && full > first) listener_->published(std::span(sequence.hashes).first(full), first);
 }
 
 bool KvMemory::shrink(Sequence& sequence, std::int64_t blocks) {
@@ -145,7 +159,14 @@ bool KvMemory::shrink(Sequence& sequence, std::int64_t blocks) {
 }
 
 bool KvMemory::allocate(Sequence& sequence, std::int64_t blocks) {
-  if (!pool_.allocate(static_cast<std::size_t>(blocks), sequence.blocks)) return false;
+  const auto count = static_cast<std::size_t>(blocks);
+  if (listener_ == nullptr) {
+    if (!pool_.allocate(count, sequence.blocks)) return false;
+  } else {
+    forgotten_.clear();
+    if (!pool_.allocate(count, sequence.blocks, &forgotten_)) return false;
+    if (!forgotten_.empty()) listener_->forgotten(forgotten_);
+  }
   peak_used_ = std::max(peak_used_, used_blocks());
   return true;
 }

@@ -13,6 +13,7 @@
 #include "models/gpu.h"
 #include "models/kv_budget.h"
 #include "models/llm.h"
+#include "sim/serving/measured_row.h"
 #include "traces/error.h"
 #include "traces/text_lines.h"
 
@@ -23,117 +24,13 @@ using models::Deployment;
 using models::ElementType;
 using models::Llm;
 
-/// Aggregated replicas were measured on one machine.
-constexpr int machine_gpus = 8;
-constexpr double largest_count = 1e9;
-constexpr int largest_degree = 4096;
 constexpr double largest_memory_share = 0.97;
 
 /// The loads of a public benchmark (InferenceMAX: 1024 or 8192 tokens each way) draw every length evenly from 0.8 to 1
 /// of what their name says; rows tell the name.
-double drawn_share(const ClosedLoop& named) {
+double drawn_share(const ClosedLoopLoad& named) {
   const auto standard = [](double tokens) { return tokens == 1024 || tokens == 8192; };
   return standard(named.prompt_tokens) && standard(named.output_tokens) ? 0.9 : 1;
-}
-
-/// Why a row cannot be predicted.
-struct Unsupported {
-  std::string reason;
-};
-
-class Row {
- public:
-  Row(const std::map<std::string, std::size_t>& columns, const std::vector<std::string_view>& fields)
-      : columns_(&columns), fields_(&fields) {}
-
-  [[nodiscard]] std::string text(const char* column) const {
-    const auto found = columns_->find(column);
-    return found == columns_->end() ? std::string() : std::string((*fields_)[found->second]);
-  }
-  /// 0 where the field is empty. Some tables write whole numbers as "8.0".
-  [[nodiscard]] int count(const char* column) const {
-    const double value = number(column);
-    if (std::isnan(value)) return 0;
-    if (value < 0 || value > largest_count || value != std::floor(value)) {
-      throw Unsupported{fmt::format("unsupported {} {}", column, text(column))};
-    }
-    return static_cast<int>(value);
-  }
-  /// A parallel degree; 0 where the field is empty.
-  [[nodiscard]] int degree(const char* column) const {
-    const int value = count(column);
-    if (value > largest_degree) throw Unsupported{fmt::format("unsupported {} {}", column, value)};
-    return value;
-  }
-  /// Seconds of a measured time in milliseconds; NaN where there is none.
-  [[nodiscard]] double measured(const char* column) const {
-    const auto value = traces::number_in<double>(text(column));
-    return value && std::isfinite(*value) && *value > 0 ? *value / 1e3 : std::numeric_limits<double>::quiet_NaN();
-  }
-  /// NaN where the field is empty.
-  [[nodiscard]] double number(const char* column) const {
-    const std::string field = text(column);
-    if (field.empty()) return std::numeric_limits<double>::quiet_NaN();
-    const auto value = traces::number_in<double>(field);
-    if (!value || !std::isfinite(*value)) throw Unsupported{fmt::format("unsupported {} {}", column, field)};
-    return *value;
-  }
-
- private:
-  const std::map<std::string, std::size_t>* columns_;
-  const std::vector<std::string_view>* fields_;
-};
-
-struct Layout {
-  Deployment deployment;
-  double concurrency = 0;  ///< of one replica
-};
-
-/// A row tells degrees, but not all rows tell them alike: measured values show that some give products of degrees. A
-/// row of "tp 64, moe tp 8, ep 8" and one of "tp 8, moe tp 1, ep 8" hold the same measurements, on 8 GPUs.
-Layout layout_of(const Row& row, bool experts) {
-  const int tensor = std::max(row.degree("tp_size"), 1);
-  const int moe_tensor = std::max(row.degree("moe_tp_size"), 1);
-  int expert = std::max(row.degree("moe_ep_size"), 1);
-  int copies = row.degree("attention_dp_size");
-  const int batch = row.count("batch_size");
-  const int in_flight = row.count("silicon_concurrency");
-  Layout layout;
-  Deployment& deployment = layout.deployment;
-  deployment.tensor_parallel = tensor;
-  if (copies == 0) {  // not told: the batch is then one attention copy's
-    copies = 1;
-    if (experts && batch > 0 && in_flight > batch && in_flight % batch == 0 && in_flight / batch <= tensor &&
-        tensor % (in_flight / batch) == 0) {
-      copies = in_flight / batch;
-      deployment.tensor_parallel = tensor / copies;
-    }
-    layout.concurrency = static_cast<double>(batch) * copies;
-    if (experts && copies == 1 && moe_tensor * expert > tensor && (moe_tensor * expert) % tensor == 0) {
-      copies = moe_tensor * expert / tensor;
-    }
-  } else {
-    layout.concurrency = static_cast<double>(batch) * copies;
-    const int product = tensor * copies;
-    if (experts && product > machine_gpus && moe_tensor == expert && product == moe_tensor * expert) {
-      deployment.tensor_parallel = copies > 1 ? 1 : expert;
-      copies = copies > 1 ? expert : 1;
-    } else if (experts && tensor > 1 && tensor == copies && moe_tensor == 1 && product == expert) {
-      expert = tensor;
-      copies = 1;
-    }
-  }
-  if (batch == 0) layout.concurrency = in_flight;
-  deployment.attention_data_parallel = copies;
-  deployment.pipeline_parallel = std::max(row.degree("pp_size"), 1);
-  const std::int64_t gpus = std::int64_t{deployment.gpus_per_stage()} * deployment.pipeline_parallel;
-  if (gpus > machine_gpus) throw Unsupported{fmt::format("unsupported layout of {} GPUs", gpus)};
-  if (experts) {
-    deployment.moe_expert_parallel = std::min(expert, deployment.gpus_per_stage());
-    deployment.moe_tensor_parallel = 0;
-  }
-  if (layout.concurrency < 1) throw Unsupported{"unsupported concurrency 0"};
-  return layout;
 }
 
 ElementType quantised(const std::string& mode) {
@@ -144,7 +41,7 @@ ElementType quantised(const std::string& mode) {
 }
 
 /// Models published with 4-bit experts and other weights in 16 bits stay so, whatever a row calls it.
-void set_types(const Row& row, const std::string& engine, const Llm& llm, const models::Gpu& gpu,
+void set_types(const MeasuredRow& row, const std::string& engine, const Llm& llm, const models::Gpu& gpu,
                Deployment& deployment) {
   const ElementType gemm = quantised(row.text("gemm_quant_mode"));
   if (!has_experts(llm)) {
@@ -199,7 +96,7 @@ class Descriptions {
 };
 
 /// Where an engine's version is not told, the month of the measurement stands for it.
-std::string version_of(const Row& row) {
+std::string version_of(const MeasuredRow& row) {
   const std::string version = row.text("backend_version");
   const std::string date = row.text("measured_date");
   if (!version.empty() || date.size() < 7) return version;
@@ -208,8 +105,8 @@ std::string version_of(const Row& row) {
 
 /// With the engine's share of memory; where the weights leave nothing of it, with the largest share that operators set,
 /// as what was measured did run.
-models::KvBudget budget_of(const Llm& llm, const models::Gpu& gpu, const models::KvOverhead& overhead,
-                           const Deployment& deployment, models::KvBudgetOptions options) {
+models::KvBudget roomy_budget(const Llm& llm, const models::Gpu& gpu, const models::KvOverhead& overhead,
+                              const Deployment& deployment, models::KvBudgetOptions options) {
   try {
     return models::kv_budget(llm, gpu, overhead, deployment, options);
   } catch (const Error& error) {
@@ -230,50 +127,83 @@ Result allowed(Compute compute) {
   }
 }
 
-void fill(const Row& row, Descriptions& descriptions, MeasuredPoint& point) {
-  if (const std::string mode = row.text("mode"); mode != "agg") {
-    throw Unsupported{fmt::format("unsupported mode {}", mode)};
-  }
+models::KvBudget budget_of(const Llm& llm, const models::Gpu& gpu, const models::Engine& engine,
+                           const Deployment& deployment) {
+  models::KvBudgetOptions options;
+  options.memory_share = engine.memory_share;
+  options.block_tokens = static_cast<int>(engine.block_tokens);
+  options.token_budget = engine.token_budget;
+  options.max_sequences = engine.max_sequences;
+  return allowed<models::KvBudget>([&] { return roomy_budget(llm, gpu, engine.kv_overhead, deployment, options); });
+}
+
+/// What decodes, and how many requests are in flight there.
+void fill_loop(const MeasuredRow& row, const Llm& llm, const models::Gpu& gpu, const Deployment& deployment,
+               double concurrency, MeasuredPoint& point) {
+  point.precision = models::precision_name(llm, deployment);
+  ClosedLoopLoad& loop = point.loop;
+  loop.prompt_tokens = row.count("isl");
+  loop.output_tokens = row.count("osl");
+  const double drawn = drawn_share(loop);
+  loop.prompt_tokens = std::round(drawn * loop.prompt_tokens);
+  loop.output_tokens = std::round(drawn * loop.output_tokens);
+  loop.concurrency = concurrency;
+  if (loop.prompt_tokens < 1) throw Unsupported{"unsupported isl 0"};
+  if (loop.output_tokens < 1) throw Unsupported{"unsupported osl 0"};
+  loop.token_budget = static_cast<double>(point.engine.token_budget);
+  loop.entries_read =
+      models::mean_entries_read(llm, static_cast<std::int64_t>(loop.prompt_tokens + loop.output_tokens / 2));
+  const models::KvBudget budget = budget_of(llm, gpu, point.engine, deployment);
+  const double held = point.engine.held_output_share;
+  const double blocks_held =
+      (loop.prompt_tokens + held * loop.output_tokens) / static_cast<double>(point.engine.block_tokens) +
+      static_cast<double>(budget.blocks_per_sequence);
+  loop.queued_share =
+      (loop.prompt_tokens + (2 * held - 1) * loop.output_tokens) / (loop.prompt_tokens + loop.output_tokens);
+  const double fitting = static_cast<double>(budget.blocks) * deployment.attention_data_parallel / blocks_held;
+  // Each copy of attention has a scheduler of its own.
+  const auto most = static_cast<double>(point.engine.max_sequences * deployment.attention_data_parallel);
+  loop.most_sequences = std::clamp(fitting, 1.0, most);
+  point.shape = allowed<models::StepShape>([&] { return models::StepShape(llm, gpu, deployment); });
+}
+
+/// What computes prompts for it, and the time of copying a cache over the prompt's GPUs, one link each.
+PrefillSide prefill_side(const Llm& llm, const models::Gpu& gpu, const DisaggregatedLayout& layout,
+                         const MeasuredPoint& point) {
+  const Deployment prefill = allowed<Deployment>([&] { return models::checked(llm, layout.prefill); });
+  PrefillSide side;
+  side.shape = allowed<models::StepShape>([&] { return models::StepShape(llm, gpu, prefill); });
+  budget_of(llm, gpu, point.engine, prefill);
+  side.replicas.per_decode_replica = static_cast<double>(layout.prefill_replicas) / layout.decode_replicas;
+  side.replicas.prompts_at_once = prefill.attention_data_parallel;
+  const std::optional<models::TransferRate> link = gpu.peer ? gpu.peer : gpu.device_to_host;
+  if (!link) throw Unsupported{fmt::format("unsupported mode disagg on {}: no rate of a link is known", gpu.name)};
+  side.replicas.transfer_seconds = link->latency_seconds.value_or(0) + point.loop.prompt_tokens *
+                                                                           models::kv_bytes_per_token(llm, prefill) /
+                                                                           link->bytes_per_second;
+  return side;
+}
+
+void fill(const MeasuredRow& row, Descriptions& descriptions, MeasuredPoint& point) {
+  const std::string mode = row.text("mode");
+  if (mode != "agg" && mode != "disagg") throw Unsupported{fmt::format("unsupported mode {}", mode)};
   const Llm& llm = descriptions.llm(row.text("model_path"));
   const models::Gpu& gpu = descriptions.gpu(row.text("system"));
   point.engine = descriptions.engine(row.text("backend"));
   point.engine.version = version_of(row);
   point.gpu = gpu.name;
   point.model = llm.name;
-  Layout layout = layout_of(row, has_experts(llm));
-  set_types(row, point.engine.name, llm, gpu, layout.deployment);
-  const Deployment& deployment = layout.deployment;
-  point.precision = models::precision_name(llm, deployment);
-  point.gpus = deployment.gpus();
-
-  ClosedLoop& loop = point.loop;
-  loop.prompt_tokens = row.count("isl");
-  loop.output_tokens = row.count("osl");
-  const double drawn = drawn_share(loop);
-  loop.prompt_tokens = std::round(drawn * loop.prompt_tokens);
-  loop.output_tokens = std::round(drawn * loop.output_tokens);
-  loop.concurrency = layout.concurrency;
-  if (loop.prompt_tokens < 1) throw Unsupported{"unsupported isl 0"};
-  if (loop.output_tokens < 1) throw Unsupported{"unsupported osl 0"};
-  loop.token_budget = static_cast<double>(point.engine.token_budget);
-  loop.entries_read =
-      models::mean_entries_read(llm, static_cast<std::int64_t>(loop.prompt_tokens + loop.output_tokens / 2));
-  models::KvBudgetOptions options;
-  options.memory_share = point.engine.memory_share;
-  options.block_tokens = static_cast<int>(point.engine.block_tokens);
-  options.token_budget = point.engine.token_budget;
-  options.max_sequences = point.engine.max_sequences;
-  const auto budget =
-      allowed<models::KvBudget>([&] { return budget_of(llm, gpu, point.engine.kv_overhead, deployment, options); });
-  const double held = point.engine.held_output_share;
-  const double blocks_held = (loop.prompt_tokens + held * loop.output_tokens) / options.block_tokens +
-                             static_cast<double>(budget.blocks_per_sequence);
-  loop.queued_share =
-      (loop.prompt_tokens + (2 * held - 1) * loop.output_tokens) / (loop.prompt_tokens + loop.output_tokens);
-  const double fitting = static_cast<double>(budget.blocks) * deployment.attention_data_parallel / blocks_held;
-  loop.most_sequences = std::clamp(fitting, 1.0, static_cast<double>(point.engine.max_sequences));
-  point.shape = allowed<models::StepShape>([&] { return models::StepShape(llm, gpu, deployment); });
-
+  if (mode == "agg") {
+    MeasuredLayout layout = aggregated_layout(row, has_experts(llm));
+    set_types(row, point.engine.name, llm, gpu, layout.deployment);
+    fill_loop(row, llm, gpu, layout.deployment, layout.concurrency, point);
+  } else {
+    DisaggregatedLayout layout = disaggregated_layout(row, has_experts(llm));
+    set_types(row, point.engine.name, llm, gpu, layout.prefill);
+    set_types(row, point.engine.name, llm, gpu, layout.decode);
+    fill_loop(row, llm, gpu, layout.decode, layout.concurrency, point);
+    point.prefill = prefill_side(llm, gpu, layout, point);
+  }
   point.first_token_seconds = row.measured("silicon_ttft_ms");
   point.per_output_token_seconds = row.measured("silicon_tpot_ms");
 }
@@ -311,7 +241,7 @@ std::vector<MeasuredPoint> read_measured_points(const std::filesystem::path& fil
     if (fields.size() != width) {
       throw lines.error(ErrorCode::invalid_value, fmt::format("this row must have {} fields as the header", width));
     }
-    const Row row(columns, fields);
+    const MeasuredRow row(columns, fields);
     MeasuredPoint point;
     point.id = row.text("id");
     point.status = "ok";
@@ -326,10 +256,15 @@ std::vector<MeasuredPoint> read_measured_points(const std::filesystem::path& fil
   return points;
 }
 
+ClosedLoopTimes times_of(const MeasuredPoint& point, const models::EngineConstants& constants) {
+  const models::StepTime step_time(point.shape, constants);
+  if (!point.prefill) return closed_loop_times(step_time, constants, point.loop);
+  return disaggregated_times(models::StepTime(point.prefill->shape, constants), step_time, constants, point.loop,
+                             point.prefill->replicas);
+}
+
 ClosedLoopTimes predict(const MeasuredPoint& point) {
-  const models::EngineConstants constants =
-      models::adjusted_constants(point.engine, point.gpu, point.model, point.precision);
-  return closed_loop_times(models::StepTime(point.shape, constants), constants, point.loop);
+  return times_of(point, models::adjusted_constants(point.engine, point.gpu, point.model, point.precision));
 }
 
 std::vector<PointPrediction> predict_points(const std::filesystem::path& file) {

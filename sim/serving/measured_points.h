@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,16 +15,22 @@
 
 namespace evictsim::sim {
 
+/// Of a disaggregated deployment, what computes prompts.
+struct PrefillSide {
+  models::StepShape shape;
+  PrefillReplicas replicas;
+};
+
 struct MeasuredPoint {
   std::string id;
-  std::string status;     ///< "ok", or why nothing can be said, such as "unsupported model X"; then only id holds
-  models::Engine engine;  ///< with the point's version
-  std::string gpu;        ///< models::Gpu::name
-  std::string model;      ///< models::Llm::name
-  std::string precision;  ///< models::precision_name
-  int gpus = 0;
-  models::StepShape shape;
-  ClosedLoop loop;
+  std::string status;       ///< "ok", or why nothing can be said, such as "unsupported model X"; then only id holds
+  models::Engine engine;    ///< with the point's version
+  std::string gpu;          ///< models::Gpu::name
+  std::string model;        ///< models::Llm::name
+  std::string precision;    ///< models::precision_name
+  models::StepShape shape;  ///< of a replica; disaggregated: of one that decodes
+  ClosedLoopLoad loop;      ///< of that replica
+  std::optional<PrefillSide> prefill;                                          ///< if disaggregated
   double first_token_seconds = std::numeric_limits<double>::quiet_NaN();       ///< measured; NaN: the row lacks it
   double per_output_token_seconds = std::numeric_limits<double>::quiet_NaN();  ///< measured, or NaN
 };
@@ -32,7 +39,9 @@ struct MeasuredPoint {
 /// What a single row asks for in vain goes to its status.
 std::vector<MeasuredPoint> read_measured_points(const std::filesystem::path& file);
 
-/// With the constants of the point's engine. By the closed form of sim/serving/steady_state.h, not by simulation.
+/// By the closed forms of sim/serving/steady_state.h, not by simulation.
+ClosedLoopTimes times_of(const MeasuredPoint& point, const models::EngineConstants& constants);
+/// With the constants of the point's engine.
 ClosedLoopTimes predict(const MeasuredPoint& point);
 
 struct PointPrediction {

@@ -29,8 +29,18 @@ struct TransferEvent {
   double bytes = 0;
 };
 
-/// Hooks are called in the order of time, except that steps and transfers are told when they end. The simulation does
-/// not depend on them; an observer overrides those it wants.
+/// A copy between a replica and its tiers.
+struct CopyEvent {
+  enum class Kind : std::uint8_t { load, swap_out, swap_in, recall };
+  Kind kind = Kind::load;
+  std::size_t request = 0;  ///< index of its RequestRecord
+  int replica = 0;
+  Time begin = 0, end = 0;
+  std::int64_t bytes = 0;
+};
+
+/// Hooks are called in the order of time, except that steps, transfers and copies are told when they end. The
+/// simulation does not depend on them; an observer overrides those it wants.
 class ServingObserver {
  public:
   ServingObserver() = default;
@@ -43,6 +53,7 @@ class ServingObserver {
   virtual void admitted(Time /*time*/, std::size_t /*request*/, int /*replica*/, std::int64_t /*cached*/) {}
   virtual void preempted(Time /*time*/, std::size_t /*request*/, int /*replica*/, bool /*swapped*/) {}
   virtual void transferred(const TransferEvent& /*event*/) {}
+  virtual void copied(const CopyEvent& /*event*/) {}
   /// Completed or refused.
   virtual void finished(const RequestRecord& /*record*/) {}
 };

@@ -11,8 +11,7 @@
 namespace evictsim::sim {
 namespace {
 
-/// Fine enough that rounding a mean over heads moves step times by less than a thousandth.
-constexpr std::int64_t units = 256;
+constexpr std::int64_t units = resident_units_per_entry;
 /// The score of an entry takes its key, half of its bytes.
 constexpr double key_share = 0.5;
 

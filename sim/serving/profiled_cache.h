@@ -4,6 +4,7 @@
 /// rules by which lengths are carried over are our inference: docs/serving.md, "Eviction".
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,7 +33,8 @@ struct CacheProfile {
 
   std::string policy, budget;  ///< as in the replay
   double output_error = 0;
-  bool in_entries = false;  ///< the budget was given in entries
+  double predicted_kl = std::numeric_limits<double>::quiet_NaN();  ///< NaN: not predicted
+  bool in_entries = false;                                         ///< the budget was given in entries
   std::vector<Heads> heads;
   std::int64_t kv_heads = 0;  ///< how many the heads' weights stand for; fewer where query heads have their own caches
 

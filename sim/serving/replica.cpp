@@ -1,6 +1,7 @@
 #include "sim/serving/replica.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -9,18 +10,10 @@
 namespace evictsim::sim {
 namespace {
 
-/// Longer than that a copy has no sensible place in a step.
-constexpr Time longest_copy = 3600 * nanoseconds_per_second;
-
-/// In the step of a swap.
-models::Femtoseconds copy_duration(const CopyRate& rate, double bytes) {
-  if (bytes <= 0) return 0;
-  const double seconds = bytes / rate.bytes_per_second;
-  if (!(seconds <= to_seconds(longest_copy)) || rate.latency > longest_copy) {
-    throw Error(ErrorCode::invalid_argument, "a copy takes more than an hour: expected a faster link to the host",
-                {.parameter = "bytes per second", .value = std::to_string(rate.bytes_per_second)});
-  }
-  return (rate.latency + from_seconds(seconds)) * femtoseconds_per_nanosecond;
+std::unique_ptr<ReplicaTiers> tiers_of(const ServingOptions& options, const ReplicaGroup& group, bool for_swaps) {
+  if (!options.tiers) return nullptr;
+  const std::int64_t block_bytes = std::llround(options.kv_bytes_per_token * group.block_tokens);
+  return std::make_unique<ReplicaTiers>(*options.tiers, block_bytes, group.block_tokens, for_swaps);
 }
 
 models::Femtoseconds unit_cost(models::Femtoseconds entry, std::int64_t units) { return (entry + units / 2) / units; }
@@ -33,13 +26,15 @@ Replica::Replica(ServingState& state, const ReplicaGroup& group, ReplicaRole rol
       role_(role),
       number_(number),
       in_group_(in_group),
-      memory_(group, state.options.prefix_cache),
+      tiers_(tiers_of(state.options, group, role == ReplicaRole::decode || !state.options.prefix_cache)),
+      memory_(group, state.options.prefix_cache, tiers_.get()),
       per_unit_(unit_cost(group.step_cost->per_decode_entry(), group.resident ? group.resident->units_per_entry() : 1)),
       units_per_entry_(group.resident ? group.resident->units_per_entry() : 1),
       microbatches_(static_cast<std::size_t>(group.pipeline_stages)),
       stage_free_(static_cast<std::size_t>(group.pipeline_stages)) {}
 
 void Replica::start(Time now) {
+  if (tiers_) tiers_->at(now);
   if (whole_batches()) {
     if (!running_.empty()) {
       admitting_ = false;
@@ -55,6 +50,7 @@ void Replica::start(Time now) {
   for (std::size_t i = 0; i < microbatches_.size(); ++i) {
     if (!microbatches_[i].busy) form(i, now);
   }
+  if (tiers_) follow_copies(now);
 }
 
 bool Replica::batch_is_due(Time now) {
@@ -81,8 +77,10 @@ void Replica::form(std::size_t index, Time now) {
   batch.items.clear();
   Draft draft;
   draft.budget = whole_batches() ? std::numeric_limits<std::int64_t>::max() : group_.token_budget;
+  if (stalled_ && state_.sequences[running_.front()].microbatch == static_cast<int>(index)) stalled_ = false;
   schedule_running(index, draft, now);
-  if (!draft.preempted) schedule_waiting(index, draft, now);
+  // Nobody is admitted in a step that preempted; where all gave way to caches that have come, there is no such step.
+  if (!stalled_ && (!draft.preempted || running_.empty())) schedule_waiting(index, draft, now);
   if (!batch.items.empty()) launch(index, draft, now);
 }
 
@@ -97,13 +95,25 @@ void Replica::schedule_running(std::size_t index, Draft& draft, Time now) {
         sequence.decodes() ? sequence.computed + tokens : memory_.fullest_context(sequence, sequence.computed + tokens);
     bool room = memory_.grow(sequence, context);
     while (!room) {
-      // The last of all gives way, also out of a microbatch on its way, whose result for it is then void.
       const std::size_t victim = running_.size() - 1;
-      preempt_last(draft, now);
-      if (victim == place) return;
+      if (victim == 0 && tiers_ && (!ready_.empty() || loading_ + coming_ > 0)) {
+        // The oldest of all keeps what it has, so that somebody always gets on: those behind it whose caches have come
+        // give way, or it waits for those that come.
+        if (ready_.empty()) {
+          stalled_ = true;
+          return;
+        }
+        const SequenceId last = ready_.back();
+        ready_.pop_back();
+        give_way(last, index, draft, now);
+      } else {
+        // The last of all gives way, also out of a microbatch on its way, whose result for it is then void.
+        preempt_last(index, draft, now);
+        if (victim == place) return;
+      }
       room = memory_.grow(sequence, context);
     }
-    add(index, draft, id, tokens);
+    add(index, draft, id, tokens, now);
   }
 }
 
@@ -122,59 +132,62 @@ void Replica::schedule_waiting(std::size_t index, Draft& draft, Time now) {
 bool Replica::admit_next(std::size_t index, Draft& draft, Time now) {
   if (!ready_.empty()) {
     const SequenceId id = ready_.front();
+    Sequence& sequence = state_.sequences[id];
+    const auto tokens = chunk_of(sequence.target - sequence.computed, index, draft);
+    if (!tokens) return false;
     ready_.pop_front();
-    join(id, index, now, state_.sequences[id].computed);
-    add(index, draft, id, 1);
+    // It has the room; this is for who looks for the blocks that are filled now.
+    if (!sequence.decodes()) memory_.grow(sequence, memory_.fullest_context(sequence, sequence.computed + *tokens));
+    join(id, index, now, sequence.computed);
+    add(index, draft, id, *tokens, now);
     return true;
   }
+  if (static_cast<std::int64_t>(running_.size()) + loading_ >= group_.max_sequences) return false;
   const SequenceId id = waiting_.front();
   Sequence& sequence = state_.sequences[id];
   const ServingOptions& options = state_.options;
-  if (sequence.swapped) {
-    if (!memory_.admit(sequence, 0, sequence.target, sequence.target)) return false;
-    draft.bytes_from_host += sequence.host_bytes;
-    host_bytes_ -= sequence.host_bytes;
-    totals_.swapped_bytes += sequence.host_bytes;
-    sequence.swapped = false;
-    sequence.computed = sequence.target - 1;
-    waiting_.pop_front();
-    join(id, index, now, sequence.computed);
-    add(index, draft, id, 1);
-    return true;
-  }
+  if (sequence.swapped) return swap_in_next(id, now);
   if (refusal_.sequence == id && memory_.free_blocks() <= refusal_.free_blocks &&
       memory_.publications() == refusal_.publications && draft.budget >= refusal_.budget) {
     return false;
   }
   const std::int64_t cached = memory_.cached_tokens(sequence);
-  const std::int64_t missing = sequence.target - cached;
-  std::int64_t tokens = std::min(missing, draft.budget);
-  if (!options.chunked_prefill && tokens < missing) {
-    // What is computed again may have outgrown the budget; it gets a step of its own.
-    if (!microbatches_[index].items.empty()) return false;
-    tokens = missing;
-  }
-  std::int64_t reserved = cached + tokens;
+  const auto tokens = chunk_of(sequence.target - cached, index, draft);
+  if (!tokens) return false;
+  std::int64_t reserved = cached + *tokens;
   if (whole_batches()) {
     reserved = sequence.prompt + sequence.output - 1;
   } else if (options.reserve_full_prompt) {
     reserved = sequence.target;
   }
   reserved = memory_.fullest_context(sequence, reserved);
-  const std::int64_t room = whole_batches() ? reserved : memory_.fullest_context(sequence, cached + tokens);
-  if (!memory_.admit(sequence, cached, room, reserved)) {
+  const std::int64_t room = whole_batches() ? reserved : memory_.fullest_context(sequence, cached + *tokens);
+  if (!memory_.fits(sequence, cached, room, reserved)) {
     refusal_ = {id, memory_.free_blocks(), memory_.publications(), draft.budget};
     return false;
   }
-  sequence.computed = cached;
-  waiting_.pop_front();
-  if (memory_.prefix_cache() && state_.requests[sequence.request].scheduled == not_yet) {
+  const bool first_lookup = state_.requests[sequence.request].scheduled == not_yet && !sequence.looked_up;
+  if (memory_.prefix_cache() && first_lookup) {
     totals_.queried_tokens += sequence.target;
     totals_.cached_tokens += cached;
+    sequence.looked_up = true;
   }
+  if (tiers_ && load_next(id, index, draft, cached, first_lookup, now)) return true;
+  memory_.admit(sequence, cached, room, reserved);
+  sequence.computed = cached;
+  waiting_.pop_front();
   join(id, index, now, cached);
-  add(index, draft, id, tokens);
+  add(index, draft, id, *tokens, now);
   return true;
+}
+
+/// Tokens of a step for a request that joins its batch; none if it has to wait for another one.
+std::optional<std::int64_t> Replica::chunk_of(std::int64_t missing, std::size_t index, const Draft& draft) const {
+  if (missing <= draft.budget) return missing;
+  if (state_.options.chunked_prefill) return draft.budget;
+  // What is computed again may have outgrown the budget; it gets a step of its own.
+  if (!microbatches_[index].items.empty()) return std::nullopt;
+  return missing;
 }
 
 void Replica::join(SequenceId id, std::size_t index, Time now, std::int64_t cached) {
@@ -188,11 +201,12 @@ void Replica::join(SequenceId id, std::size_t index, Time now, std::int64_t cach
   if (record.scheduled == not_yet) {
     record.scheduled = now;
     record.cached_tokens = cached;
+    record.loaded_tokens = sequence.loaded;
   }
   if (state_.options.observer) state_.options.observer->admitted(now, sequence.request, number_, cached);
 }
 
-void Replica::add(std::size_t index, Draft& draft, SequenceId id, std::int64_t tokens) {
+void Replica::add(std::size_t index, Draft& draft, SequenceId id, std::int64_t tokens, Time now) {
   Sequence& sequence = state_.sequences[id];
   microbatches_[index].items.push_back({id, tokens});
   draft.budget -= std::min(tokens, draft.budget);
@@ -200,7 +214,8 @@ void Replica::add(std::size_t index, Draft& draft, SequenceId id, std::int64_t t
     ++draft.work.prefill_sequences;
     draft.work.prefill_tokens += tokens;
     const std::int64_t cached = sequence.computed;
-    const ChunkReads reads = group_.resident ? group_.resident->chunk(cached, tokens) : causal_chunk(cached, tokens);
+    const ResidentCache* const resident = memory_.cache_of(sequence);
+    const ChunkReads reads = resident != nullptr ? resident->chunk(cached, tokens) : causal_chunk(cached, tokens);
     draft.work.prefill_context += reads.context;
     draft.work.prefill_pairs += reads.pairs;
     return;
@@ -213,7 +228,7 @@ void Replica::add(std::size_t index, Draft& draft, SequenceId id, std::int64_t t
   }
   // A span is left by growing out of it, or by being computed again from its beginning.
   if (sequence.target > sequence.until || sequence.target < sequence.since) {
-    const ReadSpan span = group_.resident->reads(sequence.prompt, sequence.target);
+    const ReadSpan span = memory_.cache_of(sequence)->reads(sequence.prompt, sequence.target);
     sequence.units = span.units;
     sequence.units_per_token = span.units_per_token;
     sequence.extra = span.extra;
@@ -223,45 +238,27 @@ void Replica::add(std::size_t index, Draft& draft, SequenceId id, std::int64_t t
   draft.units += sequence.units + sequence.units_per_token * (sequence.target - sequence.since);
   draft.units_per_token += sequence.units_per_token;
   draft.extra += sequence.extra;
+  if (memory_.cache_of(sequence)->moves()) move(id, index, draft, now);
+  // Who found all of a cut cache among cached blocks lets go of the rest with the next step.
+  if (static_cast<std::int64_t>(sequence.blocks.size()) > memory_.blocks_at(sequence, sequence.target)) {
+    draft.once = true;
+  }
 }
 
-void Replica::preempt_last(Draft& draft, Time now) {
+void Replica::preempt_last(std::size_t index, Draft& draft, Time now) {
   const SequenceId id = running_.back();
   Sequence& sequence = state_.sequences[id];
-  const ServingOptions& options = state_.options;
   running_.pop_back();
   --microbatches_[static_cast<std::size_t>(sequence.microbatch)].sequences;
   sequence.microbatch = no_microbatch;
   --state_.running;
-  const double bytes =
-      options.kv_bytes_per_token *
-      static_cast<double>(
-          std::min(sequence.computed, static_cast<std::int64_t>(sequence.blocks.size()) * memory_.block_tokens()));
-  sequence.swapped = options.preemption == Preemption::swap && sequence.decodes() && bytes > 0 &&
-                     host_bytes_ + bytes <= options.host_bytes;
-  memory_.release(sequence, !sequence.swapped);
-  if (sequence.swapped) {
-    sequence.host_bytes = bytes;
-    host_bytes_ += bytes;
-    totals_.peak_host_bytes = std::max(totals_.peak_host_bytes, host_bytes_);
-    totals_.swapped_bytes += bytes;
-    draft.bytes_to_host += bytes;
-  }
-  sequence.computed = 0;
-  waiting_.push_front(id);
-  draft.preempted = true;
-  ++totals_.preemptions;
-  ++state_.requests[sequence.request].preemptions;
-  if (options.observer) options.observer->preempted(now, sequence.request, number_, sequence.swapped);
+  give_way(id, index, draft, now);
 }
 
 void Replica::launch(std::size_t index, const Draft& draft, Time now) {
   Microbatch& batch = microbatches_[index];
   batch.work = draft.work;
   models::Femtoseconds fixed = std::max(group_.step_cost->of(batch.work), femtoseconds_per_nanosecond);
-  // Copies of both directions pass side by side; the step waits for them.
-  fixed += std::max(copy_duration(state_.options.host_link, draft.bytes_to_host),
-                    copy_duration(state_.options.host_link, draft.bytes_from_host));
   fixed += draft.extra;
   const double expected =
       static_cast<double>(fixed) + static_cast<double>(per_unit_) * static_cast<double>(draft.units);
@@ -273,21 +270,22 @@ void Replica::launch(std::size_t index, const Draft& draft, Time now) {
   batch.progression.first = fixed + per_unit_ * draft.units;
   batch.progression.growth = per_unit_ * draft.units_per_token;
   batch.progression.start = batch.ended.time == now ? batch.ended : ExactTime{now, 0};
-  batch.steps = 1;
+  batch.steps = batch.taken = 1;
+  batch.busy = true;
+  if (busy_++ == 0) busy_since_ = now;
+  if (batch.awaited > 0) return;
   Time end = 0;
   if (microbatches_.size() > 1) {
     const ExactTime left = pass_stages(batch.progression.start, batch.progression.first);
     end = left.time;
     batch.ended = left;
   } else {
-    const bool once = state_.options.step_by_step || draft.preempted || draft.bytes_from_host > 0;
+    const bool once = state_.options.step_by_step || draft.preempted || draft.once;
     if (!once && draft.work.prefill_sequences == 0) batch.steps = unchanged_steps(batch);
     end = batch.progression.end(batch.steps).time;
   }
   batch.end = state_.events.schedule(
       end, {ServingEvent::Kind::steps_end, static_cast<std::uint32_t>(number_), static_cast<std::uint32_t>(index)});
-  batch.busy = true;
-  if (busy_++ == 0) busy_since_ = now;
 }
 
 /// Stages take equal shares of a step, and each serves one microbatch after another.

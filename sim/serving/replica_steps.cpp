@@ -13,12 +13,7 @@ void Replica::complete(std::size_t microbatch, Time now, std::vector<SequenceId>
     state_.options.observer->steps(
         {number_, static_cast<int>(microbatch), batch.progression.start.time, now, steps, batch.work});
   }
-  if (steps > 1) {
-    for (const Item& item : batch.items) {
-      Sequence& sequence = state_.sequences[item.sequence];
-      memory_.grow(sequence, sequence.computed + steps);
-    }
-  }
+  if (steps > 1) take_steps(batch, steps);
   advance(microbatch, steps);
   batch.busy = false;
   if (--busy_ == 0) totals_.busy += now - busy_since_;
@@ -61,8 +56,9 @@ void Replica::advance(std::size_t microbatch, std::int64_t steps) {
   }
 }
 
-void Replica::release(SequenceId id) {
+void Replica::release(SequenceId id, Time now) {
   --load_;
+  leave_tiers(state_.sequences[id], now);
   if (whole_batches()) {
     finished_.push_back(id);
     return;
@@ -79,8 +75,8 @@ void Replica::enqueue(SequenceId id, Time now) {
 }
 
 bool Replica::reserve(SequenceId id, Time now) {
-  const auto places = static_cast<std::int64_t>(running_.size() + ready_.size()) + coming_;
-  if (!waiting_.empty() || places >= group_.max_sequences) return false;
+  const auto places = static_cast<std::int64_t>(running_.size() + ready_.size()) + coming_ + loading_;
+  if (!waiting_.empty() || stalled_ || places >= group_.max_sequences) return false;
   Sequence& sequence = state_.sequences[id];
   if (!memory_.admit(sequence, 0, sequence.target, sequence.target)) return false;
   ++coming_;
@@ -95,14 +91,32 @@ void Replica::receive(SequenceId id, Time now) {
 }
 
 void Replica::catch_up(Time now) {
-  for (const Microbatch& batch : microbatches_) {
+  for (Microbatch& batch : microbatches_) {
     if (!batch.busy || batch.steps == 1) continue;
-    const std::int64_t begun = batch.progression.done_not_before(now, batch.steps);
+    take_steps(batch, batch.progression.done_not_before(now, batch.steps));
+  }
+}
+
+/// Takes blocks for the first `steps` steps of a batch.
+void Replica::take_steps(Microbatch& batch, std::int64_t steps) {
+  const auto publishes = [&](const Item& item) {
+    const Sequence& sequence = state_.sequences[item.sequence];
+    return sequence.published < sequence.hashes.size();
+  };
+  // Step by step where the order matters: of blocks that several fill with the same tokens the first one is found, and
+  // tiers are told what becomes of cached blocks, and when.
+  const auto publishers = std::count_if(batch.items.begin(), batch.items.end(), publishes);
+  const bool in_order =
+      publishers > 1 || (tiers_ && tiers_->keeps_prefixes() && (publishers > 0 || memory_.caches_blocks()));
+  for (std::int64_t step = in_order ? batch.taken + 1 : steps; step <= steps; ++step) {
+    if (tiers_) tiers_->at(batch.progression.end(step - 1).time);
     for (const Item& item : batch.items) {
       Sequence& sequence = state_.sequences[item.sequence];
-      memory_.grow(sequence, sequence.computed + begun);
+      const std::int64_t context = sequence.computed + step;
+      if (!in_order || memory_.grows(sequence, context)) memory_.grow(sequence, context);
     }
   }
+  batch.taken = std::max(batch.taken, steps);
 }
 
 void Replica::interrupt(Time now) {
@@ -160,10 +174,15 @@ void Replica::check(bool now) {
   if (!now && (!debug || ++unchecked_changes_ < memory_.blocks() / blocks_per_change)) return;
   unchecked_changes_ = 0;
   memory_.check();
+  if (tiers_) tiers_->check();
 }
 
-ReplicaTotals Replica::totals() const {
+ReplicaTotals Replica::totals(Time end) {
   ReplicaTotals totals = totals_;
+  if (tiers_) {
+    tiers_->at(end);
+    totals.tiers = tiers_->totals();
+  }
   totals.blocks = memory_.blocks();
   totals.peak_used_blocks = memory_.peak_used_blocks();
   totals.evicted_blocks = memory_.evicted_blocks();

@@ -3,6 +3,7 @@
 /// What a sequence keeps of its KV cache and what its attention reads, as a function of its length. Full attention
 /// keeps and reads everything, which needs no object of this type; sliding windows and evicting caches do.
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -31,6 +32,20 @@ inline ChunkReads causal_chunk(std::int64_t cached, std::int64_t tokens) {
   return {cached + tokens, cached * tokens + tokens * (tokens + 1) / 2};
 }
 
+/// Reads are means, counted in fractions of an entry: fine enough that rounding moves step times by less than a
+/// thousandth.
+inline constexpr std::int64_t resident_units_per_entry = 256;
+
+/// Bytes by tier below the replica, the first two of them.
+using TierBytes = std::array<std::int64_t, 2>;
+
+/// What a decode step moves.
+struct TierTraffic {
+  TierBytes recalled{};  ///< up, before it computes
+  TierBytes held{};      ///< by the sequence in tiers during the step; what is more than before is moved down
+  bool operator==(const TierTraffic&) const = default;
+};
+
 /// Asked once per sequence and change of the batch, never per token. All answers are pure functions. Lengths count
 /// tokens: `context` is the sequence's length with the token being computed, of which `prompt` were given.
 class ResidentCache {
@@ -48,6 +63,11 @@ class ResidentCache {
   [[nodiscard]] virtual std::int64_t blocks(std::int64_t prompt, std::int64_t context, int block_tokens) const = 0;
   /// Reads of `tokens` tokens on top of `cached` ones, part of a prompt.
   [[nodiscard]] virtual ChunkReads chunk(std::int64_t cached, std::int64_t tokens) const = 0;
+
+  /// Whether traffic() is ever more than nothing. It changes only where a span of reads() ends, and a step that recalls
+  /// is a span of its own.
+  [[nodiscard]] virtual bool moves() const { return false; }
+  [[nodiscard]] virtual TierTraffic traffic(std::int64_t /*prompt*/, std::int64_t /*context*/) const { return {}; }
 };
 
 /// That of a model: sliding windows, sparse attention with an indexer and linear layers, as models/llm.h describes

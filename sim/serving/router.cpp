@@ -18,7 +18,7 @@ std::size_t Router::choose(std::span<Replica> replicas, const Sequence& sequence
     for (auto replica = replicas.begin(); replica != replicas.end(); ++replica) {
       if (replica->load() > most_load) continue;
       replica->catch_up(now);
-      const std::int64_t cached = replica->cached_tokens(sequence);
+      const std::int64_t cached = replica->cached_tokens(sequence, now);
       if (cached > most_cached || (cached == most_cached && replica->load() < best->load())) {
         most_cached = cached;
         best = replica;

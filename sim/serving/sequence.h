@@ -8,6 +8,7 @@
 
 #include "models/step_time.h"
 #include "sim/memory/block_pool.h"
+#include "sim/serving/resident_cache.h"
 
 namespace evictsim::sim {
 
@@ -22,12 +23,17 @@ struct Sequence {
   std::int64_t generated = 0;      ///< so far
   std::int64_t computed = 0;       ///< tokens whose keys and values are in memory
   std::int64_t target = 0;         ///< tokens known: when they are computed, the next one is known
-  double host_bytes = 0;           ///< swapped out
+  std::int64_t host_bytes = 0;     ///< swapped out
+  std::int64_t loaded = 0;         ///< tokens of its prefix that came from tiers
   int microbatch = no_microbatch;  ///< in which it runs
   bool swapped = false;
+  bool looked_up = false;         ///< counted as a prompt that the prefix cache was asked for
   std::vector<BlockId> blocks;    ///< held, from the first token on
   std::vector<BlockHash> hashes;  ///< of full blocks, as far as known
   std::size_t published = 0;      ///< leading blocks that others find
+
+  const ResidentCache* resident = nullptr;  ///< its own; null: that of its replica's group
+  TierBytes in_tiers{};                     ///< of what it keeps there, as ResidentCache::traffic() says
 
   /// What decode steps read from context `since` to `until`, as ResidentCache said; not used where everything is read.
   std::int64_t units = 0, units_per_token = 0, since = 0, until = -1;

@@ -158,14 +158,27 @@ ServiceMetrics ServiceMetrics::of(const ServingResult& result) {
     totals.queried_tokens += replica.queried_tokens;
     totals.cached_tokens += replica.cached_tokens;
     metrics.peak_used_blocks = std::max(metrics.peak_used_blocks, replica.peak_used_blocks);
-    metrics.peak_host_bytes = std::max(metrics.peak_host_bytes, replica.peak_host_bytes);
+    for (std::size_t tier = 0; tier < replica.tiers.size(); ++tier) {
+      const KvTierTotals& of_tier = replica.tiers[tier];
+      TierMetrics& sum = metrics.tiers[tier];
+      sum.hit_rate += static_cast<double>(of_tier.loaded_tokens);
+      sum.peak_bytes = std::max(sum.peak_bytes, static_cast<double>(of_tier.peak_bytes));
+      sum.up_utilisation += to_seconds(of_tier.up_busy);
+      sum.down_utilisation += to_seconds(of_tier.down_busy);
+    }
     busy += replica.busy;
   }
   metrics.batch_mean = ratio(static_cast<double>(totals.step_sequences), static_cast<double>(totals.steps));
   metrics.preemptions = totals.preemptions;
   metrics.prefix_hit_rate =
       ratio(static_cast<double>(totals.cached_tokens), static_cast<double>(totals.queried_tokens));
-  metrics.utilisation = ratio(to_seconds(busy), metrics.seconds * static_cast<double>(result.replicas.size()));
+  const double replica_seconds = metrics.seconds * static_cast<double>(result.replicas.size());
+  for (TierMetrics& tier : metrics.tiers) {
+    tier.hit_rate = ratio(tier.hit_rate, static_cast<double>(totals.queried_tokens));
+    tier.up_utilisation = ratio(tier.up_utilisation, replica_seconds);
+    tier.down_utilisation = ratio(tier.down_utilisation, replica_seconds);
+  }
+  metrics.utilisation = ratio(to_seconds(busy), replica_seconds);
   return metrics;
 }
 

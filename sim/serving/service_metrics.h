@@ -2,6 +2,7 @@
 /// \file
 /// Latencies and rates of a serving simulation, and what is asked of them.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -35,6 +36,13 @@ class Latencies {
   double mean_;
 };
 
+/// Of one tier below the replicas.
+struct TierMetrics {
+  double hit_rate = 0;                              ///< of prompt tokens looked up, those loaded from here
+  double peak_bytes = 0;                            ///< of the fullest replica
+  double up_utilisation = 0, down_utilisation = 0;  ///< of the link: shares of the time that something is on it
+};
+
 /// Definitions: docs/plan.md, "Columns".
 struct ServiceMetrics {
   Latencies ttft;  ///< arrival to first token
@@ -51,7 +59,7 @@ struct ServiceMetrics {
   std::int64_t preemptions = 0;
   double prefix_hit_rate = 0;         ///< of prompt tokens looked up
   std::int64_t peak_used_blocks = 0;  ///< of the fullest replica
-  double peak_host_bytes = 0;         ///< of the fullest replica
+  std::array<TierMetrics, most_kv_tiers> tiers;
 
   static ServiceMetrics of(const ServingResult& result);
 };

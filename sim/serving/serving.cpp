@@ -69,10 +69,20 @@ void check_options(const ServingOptions& options) {
   }
   require(options.kv_bytes_per_token >= 0, "KV bytes per token", std::to_string(options.kv_bytes_per_token),
           "expected a number that is not negative");
-  if (options.preemption == Preemption::swap) {
-    check_rate(options.host_link, "link to the host");
-    require(options.host_bytes >= 0, "host bytes", std::to_string(options.host_bytes),
-            "expected a number that is not negative");
+  require(options.preemption != Preemption::swap || options.tiers, "tiers", "none", "expected one to swap to");
+  if (options.tiers) {
+    check_tiers(*options.tiers);
+    require(options.kv_bytes_per_token * options.replicas.block_tokens >= 0.5, "KV bytes per token",
+            std::to_string(options.kv_bytes_per_token), "expected at least 1 byte per block");
+    if (options.tiers->overlapped_layers > 1 && options.replicas.pipeline_stages > 1) {
+      throw Error(ErrorCode::unsupported, "loads are not overlapped in a pipeline: expected one stage",
+                  {.parameter = "overlapped layers", .value = std::to_string(options.tiers->overlapped_layers)});
+    }
+    if (options.batching == Batching::whole_batch && options.prefix_cache &&
+        options.tiers->write_down != WriteDown::none) {
+      throw Error(ErrorCode::unsupported, "whole batches do not wait for loads: expected continuous batching",
+                  {.parameter = "batching", .value = "whole_batch"});
+    }
   }
   require(options.routing_imbalance >= 0, "routing imbalance", std::to_string(options.routing_imbalance),
           "expected a number that is not negative");

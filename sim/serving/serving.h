@@ -14,6 +14,7 @@
 /// it computes at least one token per step until it is done, and the next one follows. Input: the source is asked for
 /// at most `most_requests`.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,6 +22,7 @@
 #include <vector>
 
 #include "sim/engine/time.h"
+#include "sim/serving/kv_tiers.h"
 #include "sim/serving/observer.h"
 #include "sim/serving/resident_cache.h"
 #include "sim/serving/step_cost.h"
@@ -34,7 +36,7 @@ enum class Batching : std::uint8_t {
 };
 enum class Preemption : std::uint8_t {
   recompute,  ///< the cache of a preempted request is dropped and computed again
-  swap,       ///< it is copied to host memory and back; recomputed when the host is full
+  swap,       ///< it is copied to the first tier and back; recomputed when that is full
 };
 enum class Routing : std::uint8_t {
   round_robin,
@@ -78,9 +80,9 @@ struct ServingOptions {
   bool prefix_cache = true;         ///< full blocks are found again by equal prefixes
   bool reserve_full_prompt = true;  ///< a request is admitted only when its whole prompt has room, not just its chunk
   Preemption preemption = Preemption::recompute;
-  double kv_bytes_per_token = 0;  ///< of a replica; for swaps and transfers
-  CopyRate host_link;             ///< swap: of each replica, each way
-  double host_bytes = 0;          ///< swap: of each replica
+  double kv_bytes_per_token = 0;  ///< of a replica; for tiers, swaps and transfers
+  /// Of each replica; decode replicas only swap. Swaps need them; prefixes are kept there if there is a prefix cache.
+  std::optional<KvTiers> tiers;
 
   Routing routing = Routing::round_robin;
   int routing_imbalance = 32;  ///< prefix_aware: unfinished requests by which the chosen replica may exceed the least
@@ -114,6 +116,7 @@ struct RequestRecord {
   std::int64_t prompt_tokens = 0, output_tokens = 0;
   std::int64_t generated_tokens = 0;  ///< output_tokens when completed
   std::int64_t cached_tokens = 0;     ///< of the prompt, found in the prefix cache when first scheduled
+  std::int64_t loaded_tokens = 0;     ///< of them, those that were loaded from tiers
   std::int64_t computed_tokens = 0;   ///< in all steps: prompt, output and what was computed again
   int preemptions = 0;
   int replica = -1;         ///< that computed, or is to compute, the prompt
@@ -139,9 +142,10 @@ struct CountTime {
 /// The state over all replicas after all that happened up to `time`.
 struct ServingSample {
   Time time = 0;
-  std::int64_t used_blocks = 0;  ///< held by requests; blocks that are only cached are free
-  std::int64_t running = 0;      ///< in batches
-  std::int64_t waiting = 0;      ///< queued or in transfer
+  std::int64_t used_blocks = 0;                             ///< held by requests; blocks that are only cached are free
+  std::int64_t running = 0;                                 ///< in batches
+  std::int64_t waiting = 0;                                 ///< queued or in transfer
+  std::array<std::int64_t, most_kv_tiers> tier_bytes = {};  ///< in tiers
   bool operator==(const ServingSample&) const = default;
 };
 
@@ -155,9 +159,11 @@ struct ReplicaTotals {
   /// Of prompts looked up in, and found in, the prefix cache; not when they are computed again.
   std::int64_t queried_tokens = 0, cached_tokens = 0;
   std::int64_t evicted_blocks = 0;  ///< cached blocks handed out anew
-  double swapped_bytes = 0;         ///< to the host and back
-  double peak_host_bytes = 0;
-  Time busy = 0;  ///< with at least one microbatch on its way
+  std::int64_t swapped_bytes = 0;   ///< to the first tier and back
+  std::vector<KvTierTotals> tiers;  ///< those of ServingOptions::tiers
+  std::int64_t recalled_bytes = 0;  ///< by decode steps, from tiers: ResidentCache::traffic()
+  std::int64_t demoted_bytes = 0;   ///< likewise, to tiers
+  Time busy = 0;                    ///< with at least one microbatch on its way
   bool operator==(const ReplicaTotals&) const = default;
 };
 
@@ -186,6 +192,9 @@ class RequestSource {
   /// `record` is complete: completed, or too_long. What this brings about (the next turn of its session, the next
   /// request of a closed loop), if anything; an arrival before record.finish counts as then.
   virtual std::optional<traces::WorkloadRequest> finished(const RequestRecord& record) = 0;
+  /// What the request that was given last keeps and reads; null: as its ReplicaGroup says, which must count in the same
+  /// units. Not owned.
+  [[nodiscard]] virtual const ResidentCache* resident() const { return nullptr; }
 };
 
 /// Runs to the end. Throws Error(invalid_argument) for options out of range, unsorted or impossible arrivals, prompts

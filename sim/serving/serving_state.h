@@ -13,10 +13,11 @@ namespace evictsim::sim {
 
 struct ServingEvent {
   enum class Kind : std::uint8_t {
-    arrival,     ///< subject: sequence
-    steps_end,   ///< subject: replica, with its microbatch
-    batch_wait,  ///< subject: replica
-    transferred  ///< subject: transfer
+    arrival,      ///< subject: sequence
+    steps_end,    ///< subject: replica, with its microbatch
+    batch_wait,   ///< subject: replica
+    transferred,  ///< subject: transfer
+    copied        ///< subject: replica, over the links of its tiers
   };
   Kind kind = Kind::arrival;
   std::uint32_t subject = 0;

@@ -55,7 +55,7 @@ ServingResult Simulation::run() {
   if (work_left) {
     for (Replica& replica : replicas_) replica.cut(now_);
   }
-  for (const Replica& replica : replicas_) result_.replicas.push_back(replica.totals());
+  for (Replica& replica : replicas_) result_.replicas.push_back(replica.totals(now_));
   result_.series = series_.take();
   result_.sample_period = series_.period();
   result_.end = now_;
@@ -70,14 +70,20 @@ void Simulation::instant(const EventQueue<ServingEvent>::Event& first) {
   due_.clear();
   auto event = std::optional(first);
   // Steps end in the order of replicas, however long ago their end was foreseen.
+  copies_.clear();
   others_.clear();
   for (; event; event = state_.events.pop_until(now)) {
-    (event->payload.kind == ServingEvent::Kind::steps_end ? due_ : others_).push_back(event->payload);
+    const ServingEvent::Kind kind = event->payload.kind;
+    auto& list = kind == ServingEvent::Kind::steps_end ? due_ : kind == ServingEvent::Kind::copied ? copies_ : others_;
+    list.push_back(event->payload);
   }
-  std::sort(due_.begin(), due_.end(), [](const ServingEvent& a, const ServingEvent& b) {
+  const auto in_order = [](const ServingEvent& a, const ServingEvent& b) {
     return a.subject != b.subject ? a.subject < b.subject : a.microbatch < b.microbatch;
-  });
+  };
+  std::sort(due_.begin(), due_.end(), in_order);
+  std::sort(copies_.begin(), copies_.end(), in_order);
   for (const ServingEvent& steps : due_) complete(steps.subject, steps.microbatch, now);
+  for (const ServingEvent& copy : copies_) handle(copy, now);
   for (const ServingEvent& other : others_) handle(other, now);
   while ((event = state_.events.pop_until(now))) handle(event->payload, now);
   begin_batches(now);
@@ -96,10 +102,14 @@ void Simulation::handle(const ServingEvent& event, Time now) {
     case ServingEvent::Kind::batch_wait:
       touch(event.subject);
       break;
+    case ServingEvent::Kind::copied:
+      replicas_[event.subject].copies_arrive(now);
+      touch(event.subject);
+      break;
     case ServingEvent::Kind::transferred: {
       const Transfer transfer = transfers_[event.subject];
       unused_transfers_.push_back(event.subject);
-      replicas_[transfer.prefill].release(transfer.from);
+      replicas_[transfer.prefill].release(transfer.from, now);
       replicas_[transfer.decode].receive(transfer.to, now);
       touch(transfer.prefill);
       touch(transfer.decode);
@@ -155,6 +165,7 @@ void Simulation::add_request(const traces::WorkloadRequest& request, Time arriva
   sequence.request = index;
   sequence.prompt = sequence.target = request.prompt_tokens;
   sequence.output = request.output_tokens;
+  sequence.resident = source_.resident();
   if (options_.prefix_cache) prefix_hashes(request, options_.replicas.block_tokens, sequence.hashes);
   state_.events.schedule((ExactTime{arrival, 0} + per_request_).time, {ServingEvent::Kind::arrival, id, 0});
 }
@@ -185,9 +196,8 @@ void Simulation::arrive(SequenceId id, Time now) {
 bool Simulation::refuses(const Sequence& sequence) const {
   const bool too_wide = !options_.chunked_prefill && options_.batching == Batching::continuous &&
                         sequence.prompt > options_.replicas.token_budget;
-  if (!options_.disaggregation) return too_wide || !replicas_.front().can_hold(sequence.prompt, sequence.output);
-  return too_wide || !replicas_.front().can_hold(sequence.prompt, 1) ||
-         !replicas_.back().can_hold(sequence.prompt, sequence.output);
+  if (!options_.disaggregation) return too_wide || !replicas_.front().can_hold(sequence, sequence.output);
+  return too_wide || !replicas_.front().can_hold(sequence, 1) || !replicas_.back().can_hold(sequence, sequence.output);
 }
 
 void Simulation::complete(std::size_t replica, std::size_t microbatch, Time now) {
@@ -200,7 +210,7 @@ void Simulation::complete(std::size_t replica, std::size_t microbatch, Time now)
       hand_over(id, replica, now);
       continue;
     }
-    replicas_[replica].release(id);
+    replicas_[replica].release(id, now);
     --state_.in_system;
     ++result_.completed;
     finish(request);
@@ -225,6 +235,7 @@ void Simulation::hand_over(SequenceId id, std::size_t prefill, Time now) {
   target.request = source.request;
   target.prompt = source.prompt;
   target.output = source.output;
+  target.resident = source.resident;
   target.generated = source.generated;
   target.computed = source.computed;
   target.target = source.target;
@@ -292,9 +303,12 @@ void Simulation::let_time_pass(Time until) {
   now_ = until;
 }
 
-ServingSample Simulation::sample(Time time) const {
-  ServingSample sample{time, 0, state_.running, state_.in_system - state_.running};
-  for (const Replica& replica : replicas_) sample.used_blocks += replica.used_blocks(time);
+ServingSample Simulation::sample(Time time) {
+  ServingSample sample{time, 0, state_.running, state_.in_system - state_.running, {}};
+  for (Replica& replica : replicas_) {
+    sample.used_blocks += replica.used_blocks(time);
+    if (options_.tiers) replica.add_tier_bytes(time, sample.tier_bytes);
+  }
   return sample;
 }
 

@@ -42,7 +42,7 @@ class Simulation {
   void begin_batches(Time now);
   void let_time_pass(Time until);
   [[nodiscard]] bool refuses(const Sequence& sequence) const;
-  [[nodiscard]] ServingSample sample(Time time) const;
+  ServingSample sample(Time time);
 
   const ServingOptions& options_;
   RequestSource& source_;
@@ -61,6 +61,7 @@ class Simulation {
   std::vector<Time> link_free_;                   ///< by prefill replica
 
   std::vector<ServingEvent> due_;     ///< steps that end at this instant
+  std::vector<ServingEvent> copies_;  ///< replicas at which copies arrive
   std::vector<ServingEvent> others_;  ///< that else happens at it
   std::vector<std::size_t> touched_;  ///< replicas that may form batches at this instant
   std::vector<char> is_touched_;

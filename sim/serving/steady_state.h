@@ -8,7 +8,7 @@
 
 namespace evictsim::sim {
 
-struct ClosedLoop {
+struct ClosedLoopLoad {
   double prompt_tokens = 0;
   double output_tokens = 0;   ///< at least 1
   double concurrency = 0;     ///< requests in flight on the replica, at least 1
@@ -25,6 +25,19 @@ struct ClosedLoopTimes {
 };
 
 ClosedLoopTimes closed_loop_times(const models::StepTime& step_time, const models::EngineConstants& constants,
-                                  const ClosedLoop& loop);
+                                  const ClosedLoopLoad& loop);
+
+/// Replicas that compute prompts and their first tokens, for others that decode.
+struct PrefillReplicas {
+  double per_decode_replica = 1;  ///< number of them over the number of those that decode
+  double prompts_at_once = 1;     ///< copies of attention
+  double transfer_seconds = 0;    ///< of a prompt's cache
+};
+
+/// The same where prompts are computed elsewhere: `loop` is of one replica that decodes, with the requests in flight
+/// that fall to it, queued and computed prompts among them.
+ClosedLoopTimes disaggregated_times(const models::StepTime& prefill_time, const models::StepTime& decode_time,
+                                    const models::EngineConstants& constants, const ClosedLoopLoad& loop,
+                                    const PrefillReplicas& replicas);
 
 }  // namespace evictsim::sim

@@ -14,7 +14,8 @@ namespace evictsim::sim {
 namespace {
 
 constexpr double largest_rate = 1e9;
-constexpr double longest_duration = 9e9;  // seconds; Time ends at 9.2e9
+constexpr double longest_duration = 9e9;            // seconds; Time ends at 9.2e9
+constexpr std::int64_t most_requests = 20'000'000;  // whose records take a few gigabytes
 
 void check_stop(const Load& load) {
   if (load.stop != nullptr && load.stop->load(std::memory_order_relaxed)) {
@@ -37,8 +38,8 @@ void check(const Load& load) {
   if (load.duration && !(*load.duration > 0 && *load.duration <= longest_duration)) {
     refuse("--duration", *load.duration, "seconds, above 0 and at most 9e9");
   }
-  if (load.requests && *load.requests < 1) {
-    refuse("--requests-count", static_cast<double>(*load.requests), "at least 1 request");
+  if (load.requests && (*load.requests < 1 || *load.requests > most_requests)) {
+    refuse("--requests-count", static_cast<double>(*load.requests), "1 to 2e7 requests");
   }
 }
 
@@ -71,6 +72,41 @@ class TraceSource : public RequestSource {
   double stretch_;
   std::int64_t left_;
   std::size_t next_ = 0;
+};
+
+class RecordedSource : public RequestSource {
+ public:
+  RecordedSource(const RecordedWorkload& workload, const Load& load, std::optional<double> rate)
+      : workload_(workload),
+        load_(load),
+        rate_(rate),
+        left_(load.requests.value_or(static_cast<std::int64_t>(workload.requests.size()))) {}
+
+  std::optional<traces::WorkloadRequest> next() override {
+    check_stop(load_);
+    if (given_ == left_) return std::nullopt;
+    traces::WorkloadRequest request;
+    request.arrival_seconds = rate_ ? static_cast<double>(given_) / *rate_ : 0;
+    if (load_.duration && request.arrival_seconds >= *load_.duration) return std::nullopt;
+    const RecordedWorkload::Request& recorded =
+        workload_.requests[static_cast<std::size_t>(given_++) % workload_.requests.size()];
+    request.prompt_tokens = recorded.prompt;
+    request.output_tokens = recorded.output;
+    cache_ = recorded.cache.get();
+    return request;
+  }
+  std::optional<traces::WorkloadRequest> finished(const RequestRecord& /*record*/) override {
+    check_stop(load_);
+    return std::nullopt;
+  }
+  [[nodiscard]] const ResidentCache* resident() const override { return cache_; }
+
+ private:
+  const RecordedWorkload& workload_;
+  Load load_;
+  std::optional<double> rate_;
+  std::int64_t left_, given_ = 0;
+  const ResidentCache* cache_ = nullptr;
 };
 
 class GeneratedSource : public RequestSource {
@@ -219,7 +255,10 @@ ServingWorkload ServingWorkload::find(const std::string& text, const GeneratedWo
   return workload;
 }
 
-std::string ServingWorkload::name() const { return trace ? trace->name : generated.text(); }
+std::string ServingWorkload::name() const {
+  if (recorded) return recorded->name;
+  return trace ? trace->name : generated.text();
+}
 
 std::optional<double> ServingWorkload::rate(const Load& load) const {
   check(load);
@@ -236,12 +275,22 @@ std::optional<double> ServingWorkload::rate(const Load& load) const {
     }
     return std::nullopt;
   }
+  if (recorded) {
+    if (load.rate) return in_range(*load.rate * load.scale_rate);
+    if (load.scale_rate == 1) return std::nullopt;
+    throw Error(ErrorCode::invalid_argument, "all sequences arrive at once: give a --rate to scale",
+                {.parameter = "--scale-rate", .value = fmt::format("{}", load.scale_rate)});
+  }
   if (!trace) {
     if (!load.rate) {
       throw Error(ErrorCode::invalid_argument, "needs --rate, in requests per second",
                   {.parameter = "--workload", .value = name()});
     }
-    return in_range(*load.rate * load.scale_rate);
+    const double rate = in_range(*load.rate * load.scale_rate);
+    if (!load.requests && load.duration && rate * *load.duration > static_cast<double>(most_requests)) {
+      refuse("--duration", *load.duration, "seconds in which at most 2e7 requests arrive");
+    }
+    return rate;
   }
   const double span = trace->requests.back().arrival_seconds;
   if (span == 0) {
@@ -255,6 +304,7 @@ std::optional<double> ServingWorkload::rate(const Load& load) const {
 
 std::unique_ptr<RequestSource> ServingWorkload::source(const Load& load) const {
   const std::optional<double> wanted = rate(load);
+  if (recorded) return std::make_unique<RecordedSource>(*recorded, load, wanted);
   if (!trace) return std::make_unique<GeneratedSource>(generated, load, wanted);
   double stretch = 1;
   if (wanted && (load.rate || load.scale_rate != 1)) {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "sim/serving/arrivals.h"
+#include "sim/serving/recorded_cache.h"
 #include "sim/serving/serving.h"
 #include "traces/workload/workload.h"
 
@@ -29,9 +30,10 @@ inline constexpr std::int64_t default_requests = 1000;
 /// Tokens per name in WorkloadRequest::prefix_blocks of what is made up.
 inline constexpr int generated_block_tokens = 16;
 
-/// One of the two.
+/// One of the three.
 struct ServingWorkload {
-  std::shared_ptr<const traces::Workload> trace;  ///< null: made up
+  std::shared_ptr<const traces::Workload> trace;
+  std::shared_ptr<const RecordedWorkload> recorded;  ///< neither: made up
   GeneratedWorkload generated;
 
   /// A file, or what GeneratedWorkload::parse reads. Throws their errors, and Error(unknown_name) for what is neither.
@@ -39,15 +41,16 @@ struct ServingWorkload {
   /// The file's name, or what is made up in full.
   [[nodiscard]] std::string name() const;
   /// Whether requests wait for answers, so that no rate can be set.
-  [[nodiscard]] bool closed() const { return !trace && generated.closed(); }
+  [[nodiscard]] bool closed() const { return random() && generated.closed(); }
   /// Whether different seeds give different requests.
-  [[nodiscard]] bool random() const { return !trace; }
+  [[nodiscard]] bool random() const { return !trace && !recorded; }
   /// Requests per second that arrive under `load`; none for closed. Throws Error(invalid_argument) for a rate, factor,
   /// duration or number out of range, a rate that is missing, superfluous, or cannot be reached by stretching since all
   /// requests of the trace arrive at once.
   [[nodiscard]] std::optional<double> rate(const Load& load) const;
   /// Throws as rate(). This must outlive the source.
   ///
+  /// Recorded: at equal gaps if a rate is given, else all at once; each sequence once unless `requests` says otherwise.
   /// Made up: request i of a seed has the same lengths at any rate, and arrivals at one rate are those at another one
   /// stretched. A conversation of several turns arrives as a whole at rate / turns; its next turn comes when the answer
   /// to the last one was complete and the user has thought. A closed loop's users begin at 0.

@@ -256,6 +256,29 @@ TEST_CASE("models, GPUs and engines are listed") {
   CHECK_THAT(run(folder, {"plan", "--help"}).out, Contains("Examples:") && Contains("--goodput"));
 }
 
+TEST_CASE("copies of attention add up their memory, each with the weights that it needs") {
+  const std::filesystem::path folder = scratch("copies");
+  const auto rows =
+      rows_of(folder, {"plan", "-m", "qwen3-30b-a3b", "-g", "h100-80gb-sxm", "-w", "poisson", "--rate", "5",
+                       "--requests-count", "50", "--attention-data-parallel", "1,2,4", "--expert-parallel", "1,2"});
+  REQUIRE(rows.size() == 6);
+  double before = 0;
+  for (const Row& row : rows) {
+    CAPTURE(row.at("attention_data_parallel"), row.at("expert_parallel"), row.at("status"));
+    const double copies = number(row, "attention_data_parallel");
+    if (number(row, "expert_parallel") > copies) {
+      CHECK_THAT(row.at("status"), Contains("moe_expert_parallel"));
+      continue;
+    }
+    CHECK(row.at("status") == "ok");
+    CHECK(number(row, "gpus") == copies);
+    if (number(row, "expert_parallel") > 1) continue;
+    // Experts are shared out, so the room of all copies grows faster than their number.
+    CHECK(number(row, "kv_capacity_tokens") > 2 * before);
+    before = number(row, "kv_capacity_tokens");
+  }
+}
+
 TEST_CASE("measured points are predicted, or say why not") {
   const std::filesystem::path folder = scratch("points");
   const std::filesystem::path points = folder / "points.csv";

@@ -110,10 +110,14 @@ TEST_CASE("numbers out of range") {
   check({"-w", "poisson", "--rate", "1", "--duration", "0"}, {"--duration"});
   check({"-w", "poisson", "--rate", "1e-3", "--duration", "1"}, {"no request arrives"});
   check({"-w", "poisson", "--rate", "1", "--requests-count", "0"}, {"--requests-count"});
+  check({"-w", "poisson", "--rate", "1", "--requests-count", "1000000000000"}, {"--requests-count", "2e7"});
+  check({"-w", "poisson", "--rate", "1e9", "--duration", "1e9"}, {"--duration", "2e7"});
+  check({"-w", "poisson", "--rate", "1", "--prefix-groups", "5", "--prefix-tokens", "100000000"}, {"prefix_tokens"});
   check({"-w", "poisson", "--rate", "1", "--seed", "-1"}, {"--seed"});
   check({"-w", "poisson", "--rate", "1", "--tp", "0"}, {"--tensor-parallel = 0"});
   check({"-w", "poisson", "--rate", "1", "--tp", "3"}, {"tensor_parallel = 3"});
   check({"-w", "poisson", "--rate", "1", "--pp", "100"}, {"pipeline_parallel"});
+  check({"-w", "poisson", "--rate", "1", "--attention-data-parallel", "0"}, {"--attention-data-parallel = 0"});
   check({"-w", "poisson", "--rate", "1", "--replicas", "0"}, {"--replicas = 0"});
   check({"-w", "poisson", "--rate", "1", "--memory-share", "1.5"}, {"--memory-share = 1.5"});
   check({"-w", "poisson", "--rate", "1", "--memory-share", "0.1"}, {"does not fit"});

@@ -1,4 +1,5 @@
 // Does a replay of policies become a frontier of quality and throughput?
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <map>
@@ -123,4 +124,36 @@ TEST_CASE("what cannot be is one clear line") {
   CHECK_THAT(refused({"--profile", profile, "--pages", "some"}), Contains("per_head"));
   CHECK_THAT(refused({"--profile", (folder / "none.h5").string()}), Contains("none.h5"));
   CHECK_THAT(refused({"--profile", (folder / "trace.h5").string()}), Contains("run file"));
+}
+
+TEST_CASE("all policies of a profile by one word, and in a model with sliding windows too") {
+  const std::filesystem::path folder = scratch("all");
+  const std::string profile = replayed(folder);
+  const auto rows_with = [&](const Arguments& more) {
+    const Outcome outcome = run(folder, plan(folder, more));
+    INFO(outcome.err);
+    REQUIRE(outcome.status == 0);
+    return read_csv(folder / "plan.csv");
+  };
+  const auto named = rows_with({"--profile", profile});
+  const auto all = rows_with({"--profile", profile, "--policy", "all"});
+  REQUIRE(all.size() == named.size());
+  for (std::size_t i = 0; i < all.size(); ++i) CHECK(all[i] == named[i]);
+  CHECK(rows_with({"--profile", profile, "--policy", "all", "--budget", "0.2"}).size() == 4);
+
+  // Half of the layers have a window of 128, so a fifth of the others is less of the whole than of a model without.
+  Arguments windows = plan(folder, {"--profile", profile, "--policy", "h2o", "--budget", "0.2"});
+  *std::find(windows.begin(), windows.end(), "llama-3.1-8b") = "gpt-oss-20b";
+  const Outcome outcome = run(folder, windows);
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  const auto rows = read_csv(folder / "plan.csv");
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[1].at("status") == "ok");
+  CHECK(number(rows[1], "output_tokens_per_second") >= number(rows[0], "output_tokens_per_second"));
+  // An indexer chooses by itself what is read.
+  Arguments sparse = plan(folder, {"--profile", profile, "--tp", "8", "--weights", "nvfp4"});
+  *std::find(sparse.begin(), sparse.end(), "llama-3.1-8b") = "glm-5";
+  *std::find(sparse.begin(), sparse.end(), "l40s") = "b200-180gb-sxm";
+  CHECK_THAT(run(folder, sparse).out + run(folder, sparse).err, Contains("choose by themselves"));
 }

@@ -70,11 +70,15 @@ std::string status_of(const std::vector<std::pair<std::string, std::string>>& ch
 TEST_CASE(
     "predictions of the sample lie as close to measurements as docs/accuracy.md says of points that were fitted to") {
   use_data();
-  std::vector<double> first_token, per_output_token;
+  std::vector<double> first_token, per_output_token, apart;
   const std::vector<MeasuredPoint> points = read_measured_points(sample);
-  CHECK(points.size() == 300);
+  CHECK(points.size() == 315);
   for (const MeasuredPoint& point : points) {
     if (point.status != "ok") continue;
+    if (point.prefill) {
+      apart.push_back(std::abs(predict(point).per_output_token / point.per_output_token_seconds - 1));
+      continue;
+    }
     const ClosedLoopTimes times = predict(point);
     first_token.push_back(std::abs(times.first_token / point.first_token_seconds - 1));
     per_output_token.push_back(std::abs(times.per_output_token / point.per_output_token_seconds - 1));
@@ -86,12 +90,32 @@ TEST_CASE(
   CHECK(median(per_output_token) < 0.04);
   CHECK(sum / static_cast<double>(per_output_token.size()) < 0.09);
   CHECK(median(first_token) < 0.13);
+  REQUIRE(apart.size() >= 15);
+  CHECK(median(apart) < 0.06);
 }
 
 TEST_CASE("what cannot be predicted says so instead") {
   use_data();
   CHECK(status_of({}) == "ok");
-  CHECK(status_of({{"mode", "disagg"}}) == "unsupported mode disagg");
+  CHECK(status_of({{"mode", "both"}}) == "unsupported mode both");
+  CHECK(status_of({{"mode", "disagg"}}) == "unsupported mode disagg without prefill_num_workers");
+  using Fields = std::vector<std::pair<std::string, std::string>>;
+  const auto disaggregated = [](const Fields& more) {
+    Fields fields = {{"mode", "disagg"},         {"prefill_num_workers", "1"}, {"decode_num_workers", "2"},
+                     {"prefill_tp_size", "4"},   {"decode_tp_size", "8"},      {"prefill_attention_dp_size", "1"},
+                     {"decode_moe_tp_size", "8"}};
+    fields.insert(fields.end(), more.begin(), more.end());
+    return status_of(fields);
+  };
+  CHECK(disaggregated({}) == "ok");
+  CHECK(disaggregated({{"decode_num_workers", ""}}) == "unsupported mode disagg without decode_num_workers");
+  CHECK(disaggregated({{"silicon_concurrency", ""}}) == "unsupported mode disagg without silicon_concurrency");
+  CHECK(disaggregated({{"prefill_num_workers", "-1"}}) == "unsupported prefill_num_workers -1");
+  CHECK(disaggregated({{"prefill_num_workers", "1e8"}}) == "unsupported prefill_num_workers 100000000");
+  CHECK(disaggregated({{"decode_tp_size", "80"}}) == "unsupported layout of 80 GPUs");
+  CHECK_THAT(disaggregated({{"decode_moe_tp_size", "3"}}), Catch::Contains("moe_expert_parallel"));
+  CHECK_THAT(disaggregated({{"prefill_tp_size", "1"}, {"model_path", "moonshotai/Kimi-K2.5"}}),
+             Catch::Contains("does not fit"));
   CHECK(status_of({{"model_path", "no/such-model"}}) == "unsupported model no/such-model");
   CHECK(status_of({{"model_path", "/etc/passwd"}}) == "unsupported model /etc/passwd");
   CHECK(status_of({{"system", "abacus"}}) == "unsupported GPU abacus");

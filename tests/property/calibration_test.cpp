@@ -69,7 +69,7 @@ TEST_CASE("points made from constants are explained by the fit, and by the engin
     again.engine = engine;
     again.engine.version = point->engine.version;
     const models::EngineConstants own = constants_of(fitted, *point, made.families.at(point->model));
-    const sim::ClosedLoopTimes expected = sim::closed_loop_times(models::StepTime(point->shape, own), own, point->loop);
+    const sim::ClosedLoopTimes expected = sim::times_of(*point, own);
     const sim::ClosedLoopTimes read = sim::predict(again);
     // Files hold four digits and leave effects below half a percent out, on up to five levels.
     CHECK(read.per_output_token == Approx(expected.per_output_token).epsilon(0.02));

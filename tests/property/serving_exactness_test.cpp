@@ -23,14 +23,19 @@ std::vector<std::string> told(const sim::ServingResult& result) {
   };
   for (const sim::RequestRecord& r : result.requests) {
     line({r.arrival, r.queued, r.scheduled, r.first_token, r.finish, r.generated_tokens, r.cached_tokens,
-          r.computed_tokens, r.preemptions, r.replica, r.decode_replica, static_cast<std::int64_t>(r.status)});
+          r.loaded_tokens, r.computed_tokens, r.preemptions, r.replica, r.decode_replica,
+          static_cast<std::int64_t>(r.status)});
   }
   for (const sim::ReplicaTotals& r : result.replicas) {
     line({r.peak_used_blocks, r.steps, r.step_sequences, r.computed_tokens, r.preemptions, r.queried_tokens,
-          r.cached_tokens, r.evicted_blocks, static_cast<std::int64_t>(r.swapped_bytes),
-          static_cast<std::int64_t>(r.peak_host_bytes), r.busy});
+          r.cached_tokens, r.evicted_blocks, r.swapped_bytes, r.busy});
+    for (const sim::KvTierTotals& t : r.tiers) {
+      line({t.loaded_tokens, t.peak_bytes, t.up_bytes, t.down_bytes, t.up_busy, t.down_busy});
+    }
   }
-  for (const sim::ServingSample& s : result.series) line({s.time, s.used_blocks, s.running, s.waiting});
+  for (const sim::ServingSample& s : result.series) {
+    line({s.time, s.used_blocks, s.running, s.waiting, s.tier_bytes[0], s.tier_bytes[1], s.tier_bytes[2]});
+  }
   line({result.sample_period, result.end, result.running.seconds, result.running.nanoseconds, result.waiting.seconds,
         result.waiting.nanoseconds, static_cast<std::int64_t>(result.transferred_bytes), result.completed,
         result.refused});
@@ -41,7 +46,8 @@ std::vector<std::string> told(const sim::ServingResult& result) {
 
 TEST_CASE("closed form and step by step agree in every field on random systems and workloads") {
   std::int64_t changes = 0, changes_by_step = 0, preemptions = 0, cached = 0, evicted = 0, unfinished = 0;
-  for (std::uint32_t seed = 0; seed < 600; ++seed) {
+  std::int64_t loaded = 0, loaded_from_below = 0, swapped = 0;
+  for (std::uint32_t seed = 0; seed < 900; ++seed) {
     RandomServing random(seed);
     sim::ServingOptions options = random.options();
     const RequestLists lists = random.requests();
@@ -63,6 +69,10 @@ TEST_CASE("closed form and step by step agree in every field on random systems a
       preemptions += totals.preemptions;
       cached += totals.cached_tokens;
       evicted += totals.evicted_blocks;
+      swapped += totals.swapped_bytes > 0 ? 1 : 0;
+      for (std::size_t tier = 0; tier < totals.tiers.size(); ++tier) {
+        (tier == 0 ? loaded : loaded_from_below) += totals.tiers[tier].loaded_tokens;
+      }
     }
     for (const sim::RequestRecord& record : result.requests) {
       unfinished += record.status == sim::RequestStatus::unfinished ? 1 : 0;
@@ -74,6 +84,9 @@ TEST_CASE("closed form and step by step agree in every field on random systems a
   CHECK(cached > 1000);
   CHECK(evicted > 1000);
   CHECK(unfinished > 100);
+  CHECK(loaded > 1000);
+  CHECK(loaded_from_below > 100);
+  CHECK(swapped > 20);
 }
 
 TEST_CASE("the same inputs give the same results") {

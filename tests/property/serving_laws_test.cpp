@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "tests/support/random_serving.h"
@@ -24,6 +25,7 @@ struct Witness final : sim::ServingObserver {
   std::vector<sim::StepsEvent> batches;
   std::vector<Admission> admissions;
   std::vector<sim::TransferEvent> transfers;
+  std::vector<sim::CopyEvent> copies;
   std::vector<std::size_t> finished_requests;
   std::int64_t preemptions = 0;
   Time last = 0;
@@ -46,6 +48,24 @@ struct Witness final : sim::ServingObserver {
   void preempted(Time time, std::size_t /*request*/, int /*replica*/, bool /*swapped*/) override {
     at(time);
     ++preemptions;
+  }
+  void copied(const sim::CopyEvent& event) override {
+    at(event.end);
+    CHECK(event.begin < event.end);
+    CHECK(event.bytes > 0);
+    copies.push_back(event);
+  }
+  /// Whether something was on its way between that replica and its tiers all the time.
+  [[nodiscard]] bool copies_cover(int replica, std::pair<Time, Time> spell) const {
+    for (bool found = true; found && spell.first < spell.second;) {
+      found = false;
+      for (const sim::CopyEvent& copy : copies) {
+        if (copy.replica != replica || copy.begin > spell.first || copy.end <= spell.first) continue;
+        spell.first = copy.end;
+        found = true;
+      }
+    }
+    return spell.first >= spell.second;
   }
   void transferred(const sim::TransferEvent& event) override {
     at(event.end);
@@ -138,6 +158,11 @@ TEST_CASE("memory is never over capacity, utilisation never above one, and busy 
       CHECK(replica.busy <= result.end);
       if (options.limit == sim::end_of_time && options.replicas.pipeline_stages == 1)
         CHECK(replica.busy == batch_time[i]);
+      for (std::size_t tier = 0; tier < replica.tiers.size(); ++tier) {
+        CHECK(replica.tiers[tier].peak_bytes <= options.tiers->tiers[tier].capacity_bytes);
+        CHECK(replica.tiers[tier].up_busy <= result.end);
+        CHECK(replica.tiers[tier].down_busy <= result.end);
+      }
     }
     for (const sim::ServingSample& sample : result.series) {
       CHECK(sample.used_blocks <= capacity);
@@ -148,10 +173,11 @@ TEST_CASE("memory is never over capacity, utilisation never above one, and busy 
   });
 }
 
-TEST_CASE("work is conserved: a replica that has requests and room for them computes") {
+TEST_CASE("work is conserved: a replica that has requests and room for them computes, or waits for a copy") {
   for_random_systems([](const sim::ServingOptions& options, const RequestLists&, const sim::ServingResult& result,
                         const Witness& witness) {
     if (options.batching != sim::Batching::continuous || options.disaggregation) return;
+    if (options.tiers && options.limit != sim::end_of_time) return;  // copies that are cut off are not told
     // Idle spells of each replica: none of its requests may be in the queue during one.
     for (std::size_t i = 0; i < result.replicas.size(); ++i) {
       std::vector<std::pair<Time, Time>> spells;
@@ -166,6 +192,7 @@ TEST_CASE("work is conserved: a replica that has requests and room for them comp
         if (batch.begin > busy_until) spells.emplace_back(busy_until, batch.begin);
         busy_until = std::max(busy_until, batch.end);
       }
+      std::erase_if(spells, [&](const auto& spell) { return witness.copies_cover(static_cast<int>(i), spell); });
       for (const sim::RequestRecord& record : result.requests) {
         if (record.replica != static_cast<int>(i) || record.status != RequestStatus::completed) continue;
         for (const auto& [from, to] : spells) CHECK((record.finish <= from || record.queued >= to));
@@ -175,12 +202,14 @@ TEST_CASE("work is conserved: a replica that has requests and room for them comp
 }
 
 TEST_CASE("first come, first served: a replica first schedules its requests in the order of their arrival") {
-  for_random_systems([](const sim::ServingOptions&, const RequestLists&, const sim::ServingResult& result,
+  for_random_systems([](const sim::ServingOptions& options, const RequestLists&, const sim::ServingResult& result,
                         const Witness&) {
     for (std::size_t i = 0; i < result.replicas.size(); ++i) {
       std::vector<const sim::RequestRecord*> queue;
       for (const sim::RequestRecord& record : result.requests) {
-        if (record.replica == static_cast<int>(i)) queue.push_back(&record);
+        // Who waits for a load is overtaken.
+        const bool may_load = options.tiers && record.scheduled == sim::not_yet;
+        if (record.replica == static_cast<int>(i) && record.loaded_tokens == 0 && !may_load) queue.push_back(&record);
       }
       std::stable_sort(queue.begin(), queue.end(), [](const auto* a, const auto* b) { return a->queued < b->queued; });
       Time last = 0;

@@ -2,9 +2,11 @@
 /// \file
 /// Random serving systems, small and short of memory, and workloads for them.
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "tests/support/serving_double.h"
@@ -53,11 +55,8 @@ class RandomServing {
     options.prefix_cache = !chance(3);
     options.reserve_full_prompt = chance(2);
     options.kv_bytes_per_token = 1000;
-    if (chance(3)) {
-      options.preemption = sim::Preemption::swap;
-      options.host_link = {number(0, 100), 1e9};
-      options.host_bytes = 1000.0 * number(0, 2000);
-    }
+    if (chance(2)) options.tiers = tiers(options);
+    if (options.tiers && chance(2)) options.preemption = sim::Preemption::swap;
     options.routing = static_cast<sim::Routing>(number(0, 2));
     options.routing_imbalance = number(0, 4);
     options.sample_period = number(1, 40) * 1'000'000;
@@ -104,13 +103,46 @@ class RandomServing {
     return made;
   }
 
+  sim::LinkRate rate() {
+    constexpr std::array<std::int64_t, 4> rates = {200'000, 1'000'000, 20'000'000, 1'000'000'000};
+    return {rates[static_cast<std::size_t>(number(0, 3))], chance(2) ? 0 : number(1, 3'000'000),
+            chance(3) ? number(1, 100'000) : 0};
+  }
+
+  /// Some too small for anything, some slower than computing.
+  sim::KvTiers tiers(const sim::ServingOptions& options) {
+    constexpr std::array policies = {"lru", "fifo", "sieve", "arc", "s3fifo", "2q", "lfu", "clock", "gdsf"};
+    sim::KvTiers made;
+    const bool whole_batches = options.batching == sim::Batching::whole_batch;
+    made.write_down = whole_batches ? sim::WriteDown::none : static_cast<sim::WriteDown>(number(0, 2));
+    made.rule = chance(2) ? sim::LoadRule::load : static_cast<sim::LoadRule>(number(0, 2));
+    if (options.replicas.pipeline_stages == 1 && chance(3)) made.overlapped_layers = number(2, 32);
+    const int count = number(1, 3);
+    const bool through = made.write_down == sim::WriteDown::through && chance(2);
+    for (int i = 0; i < count; ++i) {
+      sim::TierOptions tier;
+      tier.name = "tier " + std::to_string(i);
+      tier.capacity_bytes = 1000LL * options.replicas.block_tokens * number(0, chance(3) ? 4 : 150);
+      tier.chunk_blocks = through ? number(1, 3) : 1;
+      tier.replacement =
+          sim::parse_replacement(policies[static_cast<std::size_t>(number(0, static_cast<int>(policies.size()) - 1))]);
+      tier.link = {rate(), rate(), chance(3) ? 10'000'000 : 0};
+      tier.piece_bytes = chance(2) ? 0 : 700;
+      if (i + 1 < count) {
+        tier.write_down = through ? sim::WriteDown::through : static_cast<sim::WriteDown>(number(0, 2));
+      }
+      made.tiers.push_back(tier);
+    }
+    return made;
+  }
+
   traces::WorkloadRequest made(double arrival, int longest) {
     traces::WorkloadRequest made = request(arrival, number(1, longest), number(1, longest));
     if (chance(30)) made.prompt_tokens = 5000;
     if (chance(3)) return made;
-    made.prefix_block_tokens = number(1, 16);
+    made.prefix_block_tokens = chance(2) ? 8 : number(1, 16);
     const int known = number(1, 2 * longest / made.prefix_block_tokens + 1);
-    const int family = number(1, 4);
+    const int family = number(1, 3);
     const int shared = number(0, known);
     for (int i = 0; i < known; ++i) {
       const auto name = static_cast<std::uint64_t>(i < shared ? family : 1000 + serial_) << 32U;

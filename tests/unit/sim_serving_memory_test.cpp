@@ -29,6 +29,15 @@ sim::ServingOptions scarce(std::int64_t blocks) {
 /// Both hold 2 blocks when the first one needs its third, at 50 ms, after 5 tokens each.
 const std::vector<traces::WorkloadRequest> two_that_meet = {request(0, 4, 9), request(0, 4, 9)};
 
+/// For swaps: 1 MB/s and 1 ms, both ways.
+sim::KvTiers host_tier(std::int64_t bytes) {
+  sim::TierOptions host{.name = "host", .capacity_bytes = bytes};
+  host.link.up = host.link.down = {.bytes_per_second = 1'000'000, .latency = 1 * ms};
+  sim::KvTiers tiers;
+  tiers.tiers = {host};
+  return tiers;
+}
+
 traces::WorkloadRequest named(double arrival, std::int64_t prompt, std::int64_t output,
                               std::vector<std::uint64_t> names, int tokens) {
   traces::WorkloadRequest made = request(arrival, prompt, output);
@@ -82,17 +91,17 @@ TEST_CASE("swapping copies the cache to the host and back, and computes nothing 
   sim::ServingOptions options = scarce(4);
   options.preemption = sim::Preemption::swap;
   options.kv_bytes_per_token = 1000;
-  options.host_link = {1 * ms, 1e6};
-  options.host_bytes = 8000;
+  options.tiers = host_tier(8000);
   const sim::ServingResult result = serve(options, two_that_meet);
-  // 8 tokens take 9 ms each way, inside a step.
+  // 8 tokens take 9 ms each way. The step waits for the way out; nobody but the request for the way back.
   CHECK(result.requests.at(0).finish == 99 * ms);
   CHECK(result.requests.at(1).finish == 148 * ms);
   CHECK(result.requests.at(1).computed_tokens == 12);
   CHECK(result.replicas.at(0).swapped_bytes == 16'000);
-  CHECK(result.replicas.at(0).peak_host_bytes == 8000);
+  CHECK(result.replicas.at(0).tiers.at(0).peak_bytes == 8000);
+  CHECK(result.replicas.at(0).tiers.at(0).up_busy == 8 * ms);
 
-  options.host_bytes = 7999;
+  options.tiers->tiers.front().capacity_bytes = 7999;
   const sim::ServingResult full = serve(options, two_that_meet);
   CHECK(full.requests.at(1).finish == 130 * ms);
   CHECK(full.replicas.at(0).swapped_bytes == 0);

@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// What the fits of this folder share: a robust loss and damped Gauss-Newton. Internal to analysis/calibration.
+/// What fits share: a robust loss and damped Gauss-Newton. Internal to analysis/.
 
 #include <Eigen/Dense>
 #include <algorithm>
@@ -22,20 +22,24 @@ inline double robust_weight(double residual, double usual) {
   return 1 / (1 + scaled * scaled / 4) / (usual * usual);
 }
 
+/// When to stop.
+struct DescentLimits {
+  int most_iterations = 25;
+  double enough_gain = 2e-4;  ///< of the cost, relative; two smaller ones end the descent
+};
+
 /// Moves `values` down to a minimum of `cost(values)`. `equations(values)` gives the normal equations there, whose
 /// `solve(damping)` is the step with their diagonal raised by that share.
 template <typename Cost, typename Equations>
-void descend(Eigen::VectorXd& values, const Cost& cost, const Equations& equations) {
-  constexpr int most_iterations = 25;
+void descend(Eigen::VectorXd& values, const Cost& cost, const Equations& equations, const DescentLimits& limits = {}) {
   constexpr int small_gains_to_stop = 2;
   constexpr int most_attempts = 10;
-  constexpr double enough_gain = 2e-4;
   constexpr double longest_step = 1;
 
   double current = cost(values);
   double damping = 1e-3;
   int small_gains = 0;
-  for (int iteration = 0; iteration < most_iterations && small_gains < small_gains_to_stop; ++iteration) {
+  for (int iteration = 0; iteration < limits.most_iterations && small_gains < small_gains_to_stop; ++iteration) {
     const auto normal = equations(values);
     double reached = current;
     for (int attempt = 0; attempt < most_attempts && reached >= current; ++attempt) {
@@ -50,7 +54,7 @@ void descend(Eigen::VectorXd& values, const Cost& cost, const Equations& equatio
         damping *= 8;
       }
     }
-    small_gains = current - reached < enough_gain * current ? small_gains + 1 : 0;
+    small_gains = current - reached < limits.enough_gain * current ? small_gains + 1 : 0;
     if (reached >= current) break;
     current = reached;
   }

@@ -1,0 +1,67 @@
+#include "sim/serving/tier_setup.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "traces/error.h"
+
+namespace evictsim::sim {
+namespace {
+
+constexpr double gib = 1024.0 * 1024 * 1024;
+
+LinkOptions link_of(const TierSetup& tier, const models::Gpu& gpu, int gpus) {
+  LinkOptions link;
+  if (tier.storage) {
+    link = link_options(*tier.storage);
+  } else if (tier.name == "host" && !(tier.bytes_per_second_per_gpu && !gpu.host_to_device)) {
+    link = link_options(gpu);
+  } else if (!tier.bytes_per_second_per_gpu) {
+    throw Error(ErrorCode::missing_data,
+                fmt::format("how fast is it? Give --{0}-storage or --{0}-bandwidth", tier.name),
+                {.parameter = "--" + tier.name});
+  }
+  if (tier.bytes_per_second_per_gpu) {
+    link.up.bytes_per_second = link.down.bytes_per_second = std::llround(*tier.bytes_per_second_per_gpu);
+    link.combined_bytes_per_second = 0;
+  }
+  for (LinkRate* rate : {&link.up, &link.down}) rate->bytes_per_second *= gpus;
+  link.combined_bytes_per_second *= gpus;
+  return link;
+}
+
+}  // namespace
+
+std::optional<KvTiers> kv_tiers(const TiersSetup& setup, const models::Gpu& gpu, int gpus, int layers, int block_tokens,
+                                bool swaps) {
+  if (setup.tiers.empty() && !swaps) return std::nullopt;
+  std::vector<TierSetup> given = setup.tiers;
+  KvTiers made;
+  made.rule = setup.rule;
+  made.overlapped_layers = setup.layer_overlap ? layers : 1;
+  made.write_down = setup.write_down;
+  if (given.empty()) {
+    given.push_back({.name = "host", .gib_per_gpu = default_swap_gib});
+    made.write_down = WriteDown::none;
+  }
+  if (setup.chunk_tokens % block_tokens != 0) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("expected whole blocks of {} tokens", block_tokens),
+                {.parameter = "--tier-chunk", .value = fmt::format("{}", setup.chunk_tokens)});
+  }
+  for (const TierSetup& tier : given) {
+    TierOptions options;
+    options.name = tier.name;
+    options.capacity_bytes = std::llround(tier.gib_per_gpu * gib * gpus);
+    options.chunk_blocks = std::max<std::int64_t>(1, setup.chunk_tokens / block_tokens);
+    options.replacement = setup.policy;
+    options.link = link_of(tier, gpu, gpus);
+    options.write_down = made.tiers.size() + 1 < given.size() ? setup.write_down : WriteDown::none;
+    made.tiers.push_back(std::move(options));
+  }
+  check_tiers(made);
+  return made;
+}
+
+}  // namespace evictsim::sim
