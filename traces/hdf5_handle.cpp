@@ -4,6 +4,8 @@
 #include <array>
 #include <new>
 
+#include "traces/hdf5_exit.h"
+
 namespace evictsim::traces::hdf5 {
 namespace {
 
@@ -275,3 +277,9 @@ void Node::read_rows(const std::vector<std::size_t>& shape, std::size_t first, s
 }
 
 }  // namespace evictsim::traces::hdf5
+
+namespace evictsim::traces {
+
+void leave_hdf5_open_at_exit() { H5dont_atexit(); }
+
+}  // namespace evictsim::traces

@@ -62,7 +62,8 @@ struct Span {
 };
 
 /// The span kinds of the format, in its order.
-inline constexpr std::array<const char*, 5> span_kinds = {"evidence", "question", "document", "turn", "image"};
+inline constexpr std::array<const char*, 6> span_kinds = {"evidence", "question", "document",
+                                                          "turn",     "image",    "distractor"};
 
 /// One recorded sequence: everything but the per-layer tensors and per-token channels.
 struct SequenceInfo {
@@ -70,6 +71,9 @@ struct SequenceInfo {
   std::int32_t prompt_length = 0;
   std::int32_t length = 0;  ///< tokens in all; decode rows are t >= prompt_length
   std::optional<std::string> request_id, task, text;
+  /// [length] the bytes that every token stands for: they may hold zeros, and end within a character that the next
+  /// token goes on with. Absent in traces that hold token ids alone.
+  std::optional<std::vector<std::string>> token_texts;
   std::vector<std::int32_t> positions;             ///< [length] absolute, strictly increasing
   std::map<std::string, std::vector<Span>> spans;  ///< by kind; absent kinds have no key
 };

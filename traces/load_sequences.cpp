@@ -45,6 +45,27 @@ std::vector<Span> ranges(const Node& dataset, std::int64_t length) {
   return spans;
 }
 
+/// `token_bytes` cut at `token_ends`.
+std::vector<std::string> token_texts(const Node& group, std::size_t length) {
+  const Node bytes = group.dataset("token_bytes");
+  const Node ends = group.dataset("token_ends");
+  ends.require_shape({length}, "[T]");
+  if (bytes.shape().size() != 1) throw bytes.error(ErrorCode::wrong_shape, "must have shape [bytes]");
+  const std::vector<std::int32_t> text = bounded(bytes, 0, 255, "must be bytes");
+  std::vector<std::string> texts;
+  std::size_t first = 0;
+  for (const std::int32_t end : bounded(ends, 0, std::ssize(text), "must lie inside token_bytes")) {
+    const auto last = static_cast<std::size_t>(end);
+    if (last < first) throw ends.error(ErrorCode::invalid_value, "must not decrease", std::to_string(end));
+    std::string& token = texts.emplace_back();
+    for (; first < last; ++first) token += static_cast<char>(static_cast<unsigned char>(text[first]));
+  }
+  if (first != text.size()) {
+    throw ends.error(ErrorCode::invalid_value, "must end where token_bytes does", std::to_string(first));
+  }
+  return texts;
+}
+
 void load_layer(const Node& group, const Header& header, std::size_t length, LayerEntry& entry, const Report& report) {
   const auto kv_heads = static_cast<std::size_t>(header.num_kv_heads);
   const auto query_heads = static_cast<std::size_t>(header.num_query_heads);
@@ -145,6 +166,9 @@ void load_sequence(const Node& group, const Header& header, SequenceInfo& info, 
     optional_text("request_id", info.request_id);
     optional_text("task", info.task);
     optional_text("text", info.text);
+  });
+  attempt(report, [&] {
+    if (group.has("token_bytes") || group.has("token_ends")) info.token_texts = token_texts(group, length);
   });
   attempt(report, [&] {
     const Node dataset = group.dataset("positions");

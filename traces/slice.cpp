@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -55,9 +56,11 @@ void copy(const Node& source, const Node& target, const std::string& name, const
   shape.insert(shape.begin(), rows.size());
   std::vector<std::size_t> chunk = shape;
   chunk[0] = rows_per_chunk(std::max<std::size_t>(1, row_bytes));
+  // Chunks serve compression alone here, and the last one would be padded.
   const bool small = rows.size() * row_bytes <= (std::size_t{64} << 10);
+  const bool deflated = is_deflated(dataset);
   const Node written =
-      target.create_dataset(name, type.get(), shape, small ? std::vector<std::size_t>{} : chunk, is_deflated(dataset));
+      target.create_dataset(name, type.get(), shape, small || !deflated ? std::vector<std::size_t>{} : chunk, deflated);
   // Whole chunks of the source, so that none is decoded twice.
   const std::size_t block = std::max(stored.unit_rows(), chunk[0] / stored.unit_rows() * stored.unit_rows());
   std::vector<std::byte> bytes(std::min(block, stored.rows()) * stored.row_bytes());
@@ -209,6 +212,7 @@ class Slicer {
     kept.length = last - first;
     kept.prompt_length = std::clamp(info.prompt_length - first, 1, kept.length);
     kept.positions.assign(info.positions.begin() + first, info.positions.begin() + last);
+    if (info.token_texts) kept.token_texts.emplace(info.token_texts->begin() + first, info.token_texts->begin() + last);
     for (auto& [kind, spans] : kept.spans) {
       std::vector<Span> inside;
       for (const Span& span : spans) {
@@ -388,6 +392,17 @@ std::filesystem::path single_trace(const std::filesystem::path& path) {
   return trace_files(path).front();
 }
 
+/// Everything that `options` keep of an open trace, as a file of its own.
+void write(const TraceFile& trace, const std::filesystem::path& output, const SliceOptions& options) {
+  const Slicer slicer(trace, options);
+  SealedFile file(output);
+  {
+    const Guard guard;
+    slicer.write(file);
+  }
+  file.seal();
+}
+
 }  // namespace
 
 void slice(const std::filesystem::path& input, const std::filesystem::path& output, const SliceOptions& options) {
@@ -399,13 +414,31 @@ void slice(const std::filesystem::path& input, const std::filesystem::path& outp
     throw Error(ErrorCode::invalid_argument, "is the trace to copy from; name another file for the slice",
                 {.file = output.string()});
   }
-  const Slicer slicer(trace, options);
-  SealedFile file(output);
-  {
-    const Guard guard;
-    slicer.write(file);
+  write(trace, output, options);
+}
+
+void store_sensitivity(const std::filesystem::path& input, const std::filesystem::path& output,
+                       const std::vector<double>& values, const std::map<std::string, std::string>& attributes) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(input, ignored)) {
+    throw Error(ErrorCode::invalid_argument,
+                "sensitivity is stored in a trace file, and this is a directory; name a file",
+                {.file = input.string()});
   }
-  file.seal();
+  TraceFile trace;
+  load(trace, input, [](const Error& error) { throw error; });
+  const bool right =
+      values.size() == trace.header.layers.size() &&
+      std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value) && value >= 0; });
+  if (!right) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("must be {} finite numbers from 0 on, one per captured layer", trace.header.layers.size()),
+        {.file = input.string(), .dataset = "/model/sensitivity", .value = fmt::format("{}", fmt::join(values, ", "))});
+  }
+  trace.header.sensitivity = values;
+  trace.header.sensitivity_attributes = attributes;
+  write(trace, output, {});
 }
 
 }  // namespace evictsim::traces

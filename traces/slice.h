@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,5 +26,12 @@ struct SliceOptions {
 /// inside the longest chosen sequence; of a shorter one the rows that it has are kept, at least one. prompt_length
 /// becomes the number of prompt rows kept, at least 1. Throws Error.
 void slice(const std::filesystem::path& input, const std::filesystem::path& output, const SliceOptions& options);
+
+/// Writes the trace `input` to `output`, which may be the same file, with these values as its /model/sensitivity: one
+/// per captured layer, finite and not negative, and `attributes` on how they were measured. What the trace held there
+/// is replaced; weights in a model record are copied into the file. Sealed atomically; bits of tensors stay. Throws
+/// Error; invalid_argument for other values, or a directory.
+void store_sensitivity(const std::filesystem::path& input, const std::filesystem::path& output,
+                       const std::vector<double>& values, const std::map<std::string, std::string>& attributes);
 
 }  // namespace evictsim::traces

@@ -127,7 +127,14 @@ Plan make_plan(const SynthOptions& options, Random& random) {
     plan.salience[free_token()] = static_cast<float>(options.heavy_logit);
   }
   for (int distractor = 0; distractor < options.distractors; ++distractor) {
-    plan.needle[free_token()] = static_cast<float>(options.needle_logit - options.distractor_gap * random.uniform());
+    const double logit = options.needle_logit - options.distractor_gap * random.uniform();
+    const std::size_t token = free_token();
+    plan.needle[token] = static_cast<float>(logit);
+    plan.info.spans["distractor"].push_back({static_cast<std::int32_t>(token), static_cast<std::int32_t>(token + 1)});
+  }
+  if (options.distractors > 0) {
+    std::vector<Span>& spans = plan.info.spans["distractor"];
+    std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.first < b.first; });
   }
   plan.info.spans["question"] = {{options.prompt - 1, options.prompt}};
   // The last token, the question, is in no document.

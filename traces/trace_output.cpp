@@ -44,12 +44,31 @@ void write_header(const Node& root, const Node& model, const Header& header) {
   }
 }
 
+namespace {
+
+/// All tokens' bytes one after another, and where each ends.
+void write_token_texts(const Node& sequence, const std::vector<std::string>& texts) {
+  std::string bytes;
+  std::vector<std::int32_t> ends;
+  for (const std::string& text : texts) {
+    bytes += text;
+    ends.push_back(static_cast<std::int32_t>(bytes.size()));
+  }
+  const std::vector<std::size_t> shape = {bytes.size()};
+  const Node dataset = sequence.create_dataset("token_bytes", H5T_STD_U8LE, shape);
+  if (!bytes.empty()) dataset.write_rows(shape, 0, bytes.size(), bytes.data());
+  sequence.write_integers("token_ends", {ends.size()}, ends);
+}
+
+}  // namespace
+
 void write_sequence_info(const Node& sequence, const SequenceInfo& info) {
   sequence.set_attribute("prompt_length", std::int64_t{info.prompt_length});
   sequence.set_attribute("length", std::int64_t{info.length});
   if (info.request_id) sequence.set_attribute("request_id", *info.request_id);
   if (info.task) sequence.set_attribute("task", *info.task);
   if (info.text) sequence.set_attribute("text", *info.text);
+  if (info.token_texts) write_token_texts(sequence, *info.token_texts);
   sequence.write_integers("positions", {info.positions.size()}, info.positions);
   if (info.spans.empty()) return;
   const Node group = sequence.create_group("spans");

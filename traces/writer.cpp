@@ -104,6 +104,13 @@ struct Writer::Impl {
     check(std::adjacent_find(info.positions.begin(), info.positions.end(), std::greater_equal<>()) ==
               info.positions.end(),
           "positions", "must be strictly increasing");
+    if (info.token_texts) {
+      std::size_t bytes = 0;
+      for (const std::string& text : *info.token_texts) bytes += text.size();
+      check(info.token_texts->size() == static_cast<std::size_t>(info.length), "token_texts",
+            "must have one text per token");
+      check(bytes <= INT32_MAX, "token_texts", "must be at most 2 GiB together");
+    }
     const auto inside = [this](const Span& span) {
       return 0 <= span.first && span.first <= span.last && span.last <= info.length;
     };

@@ -106,14 +106,15 @@ void DecodeRun::arrive(std::int32_t row, const PlacedHook& placed, Index r) {
   if (scorer_ && policy_.needs.decode_attention) scorer_->observe(DecodeStep(cache_, row));
 }
 
-void DecodeRun::advance(const Tile& tile, bool record_resident, const PlacedHook& placed) {
+void DecodeRun::advance(const Tile& tile, Recording recording, const PlacedHook& placed) {
   cache_.set_tile(&tile);
   resident_.clear();
   evicted_.clear();
   traffic_.clear();
+  stored_rows_.clear();
   const auto heads = static_cast<std::size_t>(cache_.heads());
   const auto length = static_cast<std::size_t>(layer_.length());
-  if (record_resident) resident_rows_.assign(heads, std::vector<std::uint8_t>(tile.rows.size() * length, 0));
+  if (recording.resident) resident_rows_.assign(heads, std::vector<std::uint8_t>(tile.rows.size() * length, 0));
   std::vector<std::size_t> before(heads);
   for (std::size_t r = 0; r < tile.rows.size(); ++r) {
     // Rows without a query still arrive and may be cut after.
@@ -123,10 +124,11 @@ void DecodeRun::advance(const Tile& tile, bool record_resident, const PlacedHook
       for (std::size_t head = 0; head < heads; ++head) before[head] = cache_.entries(static_cast<int>(head)).size();
       cut_if_due();
       if (!reported) continue;
+      if (recording.stored && placed_) stored_rows_.push_back(placement_->stored(*placed_));
       for (std::size_t head = 0; head < heads; ++head) {
         const auto entries = cache_.entries(static_cast<int>(head));
         evicted_.push_back(static_cast<std::int32_t>(before[head] - entries.size()));
-        if (!record_resident) continue;
+        if (!recording.resident) continue;
         for (const std::int32_t entry : entries) resident_rows_[head][r * length + static_cast<std::size_t>(entry)] = 1;
       }
     }

@@ -34,8 +34,12 @@ class DecodeRun {
 
   /// Called for row `r` of the tile, which attends what the placement arranged.
   using PlacedHook = std::function<void(Index r, const PlacedRow& placed)>;
+  /// What `advance` records besides counts.
+  struct Recording {
+    bool resident = false, stored = false;
+  };
   /// Lets every decode row up to the tile's last one arrive, attend, be observed and cut, in row order.
-  void advance(const Tile& tile, bool record_resident, const PlacedHook& placed = {});
+  void advance(const Tile& tile, Recording recording, const PlacedHook& placed = {});
 
   // The steps of the above, for runs that go through all layers at once.
   void arrive(std::int32_t row, const PlacedHook& placed = {}, Index r = -1);
@@ -64,6 +68,8 @@ class DecodeRun {
   [[nodiscard]] const std::vector<std::int32_t>& evicted() const { return evicted_; }
   /// Of the last tile's rows, [B]; empty without a placement.
   [[nodiscard]] const std::vector<policies::StepTraffic>& traffic() const { return traffic_; }
+  /// Bytes at rest after each of them and its cut, [B]; empty without a placement; only when recorded.
+  [[nodiscard]] const std::vector<policies::TierBytes>& stored_rows() const { return stored_rows_; }
   /// Cuts made so far, the prompt's included, and the entries scored for them over all heads.
   [[nodiscard]] std::int64_t cuts() const { return cuts_; }
   [[nodiscard]] std::int64_t scored_entries() const { return scored_entries_; }
@@ -91,6 +97,7 @@ class DecodeRun {
   std::int64_t cuts_ = 0, scored_entries_ = 0;
   std::vector<std::int32_t> resident_, evicted_;
   std::vector<policies::StepTraffic> traffic_;
+  std::vector<policies::TierBytes> stored_rows_;
   std::vector<std::vector<std::uint8_t>> resident_rows_;
 };
 

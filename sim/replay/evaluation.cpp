@@ -23,20 +23,22 @@ class MemberWriter {
     full_norm_ = std::sqrt(static_cast<double>(full.squaredNorm()));
   }
 
-  /// The column of a member. `useful_mass`: mass of the useful set that is resident; `resident`: rows of the member
-  /// that a given token row attends.
+  /// The column of a member. `useful_mass`: mass of the useful set that is resident; `classes`: that of the classes,
+  /// but for what fills the rest; `resident`: rows of the member that a given token row attends.
   template <typename Resident>
   void write(Index member, const Eigen::RowVectorXf& full, const AttentionTotals& sums, double useful_mass,
-             const Resident& resident) {
+             const ClassMasses& classes, const Resident& resident) {
     const Index dim = layer_.geometry().head_dim;
     HeadMetrics metrics{.mass = sums.mass[column_], .full_norm = full_norm_};
     if (metrics.mass >= smallest_mass) {
       moved_ = sums.output.row(column_).head(dim) * static_cast<float>(1.0 / metrics.mass) - full;
       metrics.entropy = sums.renormalised_entropy(column_);
       metrics.useful_share = useful_mass / metrics.mass;
+      metrics.classes = classes;
+      tile_.classes.fill_rest(metrics.mass, metrics.classes);
+      for (double& mass : metrics.classes) mass /= metrics.mass;
     } else {
-      write_exactly(query_head_, row_, full, resident(tile_.rows[static_cast<std::size_t>(row_)]), metrics.entropy,
-                    metrics.useful_share);
+      write_exactly(query_head_, row_, full, resident(tile_.rows[static_cast<std::size_t>(row_)]), metrics);
     }
     out_.difference.block(member * tile_.size() + row_, query_head_ * dim, 1, dim) = moved_;
     metrics.error_norm = std::sqrt(static_cast<double>(moved_.squaredNorm()));
@@ -45,7 +47,7 @@ class MemberWriter {
 
  private:
   void write_exactly(int query_head, Index r, const Eigen::RowVectorXf& full, const std::vector<std::int32_t>& resident,
-                     double& entropy, double& useful_share) {
+                     HeadMetrics& metrics) {
     moved_.resize(full.size());
     const std::int32_t row = tile_.rows[static_cast<std::size_t>(r)];
     const MatrixView queries = layer_.queries(query_head);
@@ -58,11 +60,12 @@ class MemberWriter {
     for (Index c = 0; c < full.size(); ++c) {
       moved_[c] = static_cast<float>(output[static_cast<std::size_t>(c)] - static_cast<double>(full[c]));
     }
-    for (const double weight : weights) entropy -= weight > 0 ? weight * std::log(weight) : 0.0;
+    for (const double weight : weights) metrics.entropy -= weight > 0 ? weight * std::log(weight) : 0.0;
+    metrics.classes = split_weights(tile_, query_head, r, resident, weights);
     for (const UsefulSets::Entry& useful : tile_.useful.at(query_head, r)) {
       const auto found = std::lower_bound(resident.begin(), resident.end(), useful.row);
       if (found != resident.end() && *found == useful.row) {
-        useful_share += weights[static_cast<std::size_t>(found - resident.begin())];
+        metrics.useful_share += weights[static_cast<std::size_t>(found - resident.begin())];
       }
     }
   }
@@ -106,7 +109,10 @@ BlockMetrics::BlockMetrics(Index members, Index rows, const models::Geometry& ge
       output_error(retained_mass),
       dilution(retained_mass),
       entropy(retained_mass),
-      difference(members * rows, geometry.num_query_heads * geometry.head_dim) {}
+      class_mass(static_cast<std::size_t>(members)),
+      difference(members * rows, geometry.num_query_heads * geometry.head_dim) {
+  for (ClassMatrices& matrices : class_mass) matrices.fill(Matrix(rows, geometry.num_query_heads));
+}
 
 void BlockMetrics::store(Index member, const Tile& tile, Index r, int query_head, const HeadMetrics& metrics) {
   const auto at = static_cast<std::size_t>(member);
@@ -117,6 +123,7 @@ void BlockMetrics::store(Index member, const Tile& tile, Index r, int query_head
   entropy[at](r, query_head) = static_cast<float>(metrics.entropy);
   dilution[at](r, query_head) = tile.useful.at(query_head, r).empty() ? std::numeric_limits<float>::quiet_NaN()
                                                                       : static_cast<float>(1.0 - metrics.useful_share);
+  store_classes(tile, query_head, r, metrics.classes, class_mass[at]);
 }
 
 Index first_column(const LayerData& layer, const Tile& tile, const CacheHead& head) {
@@ -163,6 +170,7 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
   }
 
   AttentionSums sums(width, values.cols());
+  Eigen::RowVectorXd decoded = Eigen::RowVectorXd::Zero(width);
   std::vector<AttentionTotals> at_cut;
   at_cut.reserve(static_cast<std::size_t>(members));
   for (Index level = 0; level <= members; ++level) {
@@ -170,6 +178,9 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
       if (i + ahead < tile.entries) prefetch(columns, order[static_cast<std::size_t>(i + ahead)], begin, width);
       const Index j = order[static_cast<std::size_t>(i)];
       sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
+      if (static_cast<std::size_t>(j) >= levels.size() && tile.classes.may_be_decoded(static_cast<std::int32_t>(j))) {
+        decoded += columns.probability.row(j).segment(begin, width).cast<double>();
+      }
     }
     if (level < members) at_cut.push_back(sums.totals());
   }
@@ -177,6 +188,7 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
 
   MemberWriter writer(layer, tile, head, out);
   std::vector<double> useful(static_cast<std::size_t>(members) + 1);
+  std::vector<ClassMasses> classes(useful.size());
   Eigen::RowVectorXf full;
   for (Index column = 0; column < width; ++column) {
     const int query_head = head.first_query_head + static_cast<int>(column / tile.size());
@@ -184,16 +196,44 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
     for (const UsefulSets::Entry& entry : tile.useful.at(query_head, column % tile.size())) {
       useful[level_of(entry.row)] += static_cast<double>(entry.mass);
     }
+    std::fill(classes.begin(), classes.end(), ClassMasses{});
+    classes.front()[TokenClasses::of(TokenClass::decoded)] = decoded[column];
+    add_listed(tile, columns, query_head, column % tile.size(), begin + column,
+               [&](std::int32_t row) { return &classes[level_of(row)]; });
     full = all.output.row(column).head(values.cols()) * static_cast<float>(1.0 / all.mass[column]);
     writer.begin(column, full);
     double useful_mass = 0;
+    ClassMasses kept = {};
     for (Index member = 0; member < members; ++member) {
-      useful_mass += useful[static_cast<std::size_t>(member)];
-      writer.write(member, full, at_cut[static_cast<std::size_t>(member)], useful_mass, [&](std::int32_t row) {
+      const auto at = static_cast<std::size_t>(member);
+      useful_mass += useful[at];
+      for (std::size_t kind = 0; kind < token_class_count; ++kind) kept[kind] += classes[at][kind];
+      writer.write(member, full, at_cut[at], useful_mass, kept, [&](std::int32_t row) {
         return visible_rows(layer, row, [&](std::int32_t j) { return level_of(j) <= member; });
       });
     }
   }
+}
+
+std::vector<std::int32_t> attended_counts(const LayerData& layer, const Tile& tile, const KeptChain& chain,
+                                          Index member) {
+  const auto prompt = static_cast<std::ptrdiff_t>(layer.prompt_length());
+  std::vector<std::int32_t> counts(tile.rows.size() * chain.level.size());
+  for (std::size_t head = 0; head < chain.level.size(); ++head) {
+    const auto& level = chain.level[head];
+    std::ptrdiff_t first = -1;
+    std::ptrdiff_t kept = 0;
+    for (std::size_t r = 0; r < tile.rows.size(); ++r) {
+      const models::EntryRange seen = models::visible_entries(layer.positions(), tile.rows[r], layer.sliding_window());
+      if (first != std::min<std::ptrdiff_t>(seen.first, prompt)) {
+        first = std::min<std::ptrdiff_t>(seen.first, prompt);
+        kept = std::count_if(level.begin() + first, level.end(), [&](std::uint16_t l) { return l <= member; });
+      }
+      counts[r * chain.level.size() + head] =
+          static_cast<std::int32_t>(kept + seen.last - std::max<std::ptrdiff_t>(seen.first, prompt));
+    }
+  }
+  return counts;
 }
 
 void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const std::int32_t> last_row,
@@ -206,12 +246,15 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
   AttentionSums sums(width, values.cols());
   Eigen::RowVectorXf probability;
   Eigen::RowVectorXf surprise;
+  Eigen::RowVectorXd decoded = Eigen::RowVectorXd::Zero(width);
   for (std::int32_t j = 0; j < tile.entries; ++j) {
     const std::int32_t last = last_row[static_cast<std::size_t>(j)];
     if (last < tile.rows.front()) continue;
     if (j + ahead < tile.entries) prefetch(columns, j + ahead, begin, width);
+    const bool may_be_decoded = j >= layer.prompt_length() && tile.classes.may_be_decoded(j);
     if (last >= tile.rows.back()) {
       sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
+      if (may_be_decoded) decoded += columns.probability.row(j).segment(begin, width).cast<double>();
       continue;
     }
     // Rows after the eviction do not attend to the entry.
@@ -223,6 +266,7 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
       surprise.segment(g * rows + attended, rows - attended).setZero();
     }
     sums.add(probability.data(), surprise.data(), values.row(j).data());
+    if (may_be_decoded) decoded += probability.cast<double>();
   }
   const AttentionTotals& totals = sums.totals();
 
@@ -237,9 +281,14 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
     for (const UsefulSets::Entry& entry : tile.useful.at(query_head, r)) {
       if (last_row[static_cast<std::size_t>(entry.row)] >= row) useful_mass += static_cast<double>(entry.mass);
     }
+    ClassMasses classes = {};
+    classes[TokenClasses::of(TokenClass::decoded)] = decoded[column];
+    add_listed(tile, columns, query_head, r, begin + column, [&](std::int32_t entry) {
+      return last_row[static_cast<std::size_t>(entry)] >= row ? &classes : nullptr;
+    });
     full = tile.output.block(r, query_head * dim, 1, dim);
     writer.begin(column, full);
-    writer.write(member, full, totals, useful_mass, [&](std::int32_t token_row) {
+    writer.write(member, full, totals, useful_mass, classes, [&](std::int32_t token_row) {
       return visible_rows(layer, token_row,
                           [&](std::int32_t j) { return last_row[static_cast<std::size_t>(j)] >= token_row; });
     });

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "sim/replay/class_masses.h"
 #include "sim/replay/kept_chain.h"
 #include "sim/replay/layer_data.h"
 #include "sim/replay/tile.h"
@@ -25,11 +26,12 @@ struct ResidentOutput {
 
 /// What one query head of one row loses.
 struct HeadMetrics {
-  double mass = 0;          ///< full-softmax mass of what is attended
-  double entropy = 0;       ///< nats
-  double useful_share = 0;  ///< of the renormalised attention
-  double full_norm = 0;     ///< |o|
-  double error_norm = 0;    ///< |o' - o|
+  double mass = 0;           ///< full-softmax mass of what is attended
+  double entropy = 0;        ///< nats
+  double useful_share = 0;   ///< of the renormalised attention
+  ClassMasses classes = {};  ///< of the renormalised attention
+  double full_norm = 0;      ///< |o|
+  double error_norm = 0;     ///< |o' - o|
 };
 
 /// Attention over every visible entry.
@@ -49,6 +51,7 @@ Index first_column(const LayerData& layer, const Tile& tile, const CacheHead& he
 struct BlockMetrics {
   BlockMetrics(Index members, Index rows, const models::Geometry& geometry);
   std::vector<Matrix> retained_mass, output_error, dilution, entropy;  ///< [member] [B, Hq]
+  std::vector<ClassMatrices> class_mass;                               ///< [member]
   Matrix difference;  ///< [members * B, Hq * d] renormalised output minus full output
 
   /// Writes all but `difference` of row `r` of `tile`.
@@ -59,6 +62,11 @@ struct BlockMetrics {
 /// Decode rows are always resident.
 void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& chain, std::size_t cache_head,
                     const CacheHead& head, BlockMetrics& out);
+
+/// Entries that each row of the tile attends under a member of a chain, [B * cache heads]: kept prompt rows inside the
+/// row's window and every row decoded so far.
+std::vector<std::int32_t> attended_counts(const LayerData& layer, const Tile& tile, const KeptChain& chain,
+                                          Index member);
 
 /// One point whose residency changes from row to row: entry j is attended by token rows up to `last_row[j]`.
 /// Writes `member` of `out`.

@@ -15,6 +15,22 @@ LayerData::LayerData(const models::Geometry& geometry, const models::Rope& rope,
       tensors_(std::move(tensors)),
       side_(std::move(side)) {}
 
+void LayerData::replace_decode_rows(std::span<const float> k, std::span<const float> v, std::span<const float> q) {
+  const auto width = static_cast<std::ptrdiff_t>(geometry_.head_dim);
+  const std::ptrdiff_t rows = std::ssize(decode_rows());
+  const auto replace = [&](std::span<const float> from, int heads, std::ptrdiff_t stored, std::vector<float>& into) {
+    for (std::ptrdiff_t head = 0; head < heads; ++head) {
+      for (std::ptrdiff_t row = 0; row < rows; ++row) {
+        std::copy_n(from.begin() + (row * heads + head) * width, width,
+                    into.begin() + (head * stored + stored - rows + row) * width);
+      }
+    }
+  };
+  replace(k, geometry_.num_kv_heads, tensors_.length, tensors_.k);
+  replace(v, geometry_.num_kv_heads, tensors_.length, tensors_.v);
+  replace(q, geometry_.num_query_heads, std::ssize(tensors_.q_rows), tensors_.q);
+}
+
 MatrixView LayerData::keys(int kv_head, Index rows) const {
   return models::view(tensors_.k.data() + kv_head * length() * geometry_.head_dim, rows, geometry_.head_dim);
 }

@@ -26,6 +26,9 @@ class LayerData {
   LayerData(const models::Geometry& geometry, const models::Rope& rope, const traces::SequenceInfo& sequence,
             std::size_t captured_layer, traces::LayerTensors tensors, LayerSide side = {});
 
+  /// Puts other decode rows in place of the recorded ones: k and v [rows, Hkv, d], q [rows, Hq, d], as many rows as
+  /// decode_rows() has; every token row of the decode must have a query.
+  void replace_decode_rows(std::span<const float> k, std::span<const float> v, std::span<const float> q);
   /// Hands the tensors back, for their memory.
   [[nodiscard]] traces::LayerTensors tensors() && { return std::move(tensors_); }
 

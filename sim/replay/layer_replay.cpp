@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -9,10 +10,13 @@
 
 #include <tbb/parallel_for.h>
 
+#include "sim/replay/class_masses.h"
 #include "sim/replay/decode_run.h"
+#include "sim/replay/entry_losses.h"
 #include "sim/replay/evaluation.h"
 #include "sim/replay/future.h"
 #include "sim/replay/layer_tasks.h"
+#include "sim/replay/lost_sinks.h"
 #include "sim/replay/most_attended.h"
 #include "sim/replay/oracle.h"
 #include "sim/replay/selection.h"
@@ -37,8 +41,17 @@ struct HindsightMetrics {
 struct BlockCounts {
   std::span<const std::int32_t> resident, evicted;
   std::span<const policies::StepTraffic> traffic = {};
+  std::span<const policies::TierBytes> stored = {};
   std::span<const std::vector<std::uint8_t>> resident_rows = {};
   std::int64_t cuts = 0, scored_entries = 0;
+};
+
+/// Output errors of the members of one block.
+struct BlockErrors {
+  std::vector<double> squared;            ///< [members * B]; empty without W_O
+  std::vector<std::int32_t> summed_rows;  ///< [S] token rows
+  Matrix along;                           ///< [members * S, k]; empty without W_O
+  std::vector<double> lost_sinks;         ///< [members * B]
 };
 
 /// One layer under all policies. Steps: features and full attention; selection at the prompt; blocks of decode rows.
@@ -61,6 +74,8 @@ class LayerReplay {
       projection_->expect_rows(static_cast<Index>(rows.size() * context_.plan.points.size()));
     }
     features_ = make_prompt_features(layer_, context_.needs);
+    const TokenClasses classes(layer_.sequence(), context_.options.sink_entries);
+    if (context_.options.with_entries && !rows.empty()) entry_attention_.emplace(layer_);
 
     // The oracle, its overlap and the useful sets look at all decode rows, so these are attended before any selection.
     mass_.assign(static_cast<std::size_t>(layer_.geometry().num_query_heads),
@@ -81,16 +96,20 @@ class LayerReplay {
           only ? std::move(*only)
                : make_tile(layer_, rows.subspan(first, block_size(rows, first, block)), attended_by_query, projection_);
       find_useful_sets(layer_, mass_, static_cast<Index>(rows.size()), context_.options.useful_entries, tile);
+      split_by_class(layer_, classes, tile);
       sink_.full_block({.layer = slot_,
                         .rows = tile.rows,
                         .dilution = models::view(tile.dilution.data(), tile.size(), tile.dilution.cols()),
-                        .entropy = models::view(tile.entropy.data(), tile.size(), tile.entropy.cols())});
+                        .entropy = models::view(tile.entropy.data(), tile.size(), tile.entropy.cols()),
+                        .class_mass = tile.class_mass});
       const MostAttended most_attended(layer_, tile, context_.options.useful_entries);
+      if (entry_attention_) entry_attention_->add(tile, most_attended);
       for (auto& oracle : oracles_) {
         if (oracle) oracle->attend(tile);
       }
       for (Selected& selected : selected_) guard(selected.policy, [&] { evaluate(tile, most_attended, selected); });
     }
+    if (entry_attention_) report_entries();
   }
 
  private:
@@ -102,6 +121,7 @@ class LayerReplay {
     std::vector<KeptChain> chains;
     std::vector<std::size_t> run_points;
     std::vector<std::unique_ptr<DecodeRun>> runs;
+    std::vector<WalkLosses> losses;  ///< of `runs`, where asked for
   };
 
   static std::size_t block_size(std::span<const std::int32_t> rows, std::size_t first, Index block) {
@@ -144,6 +164,7 @@ class LayerReplay {
         report_cut(point, oracle, run->scored_entries(), run->prompt_kept(), run->prompt_scores(), run->stored());
         selected.run_points.push_back(point);
         selected.runs.push_back(std::move(run));
+        if (entry_attention_) selected.losses.emplace_back(layer_);
         continue;
       }
       const policies::CutBudget cut_to = cut_budget(budget, prompt);
@@ -211,20 +232,22 @@ class LayerReplay {
       const auto members = static_cast<Index>(chain.points.size());
       BlockMetrics metrics(members, tile.size(), layer_.geometry());
       HindsightMetrics hindsight(members, tile.size(), layer_.geometry());
+      LostSinks sinks(layer_, tile, members);
       tbb::parallel_for(0, heads.heads(), [&](int head) {
         const auto place = static_cast<std::size_t>(head);
         evaluate_chain(layer_, tile, chain, place, heads.cache_head(head), metrics);
+        sinks.evicted_from_chain(chain.level[place], heads.cache_head(head));
         most_attended.evicted_from_chain(chain.level[place], heads.cache_head(head), hindsight.premature_evictions);
         for (std::size_t member = 0; member < chain.points.size(); ++member) {
           selected.oracle->compare(place, kept_counts_[chain.points[member]][place], metrics.retained_mass[member],
                                    hindsight.regret[member], hindsight.oracle_gain[member]);
         }
       });
-      const std::vector<double> error_squared = errors_behind_w_o(tile, metrics);
+      const BlockErrors errors = errors_of(tile, metrics, sinks);
       for (Index member = 0; member < members; ++member) {
-        const std::vector<std::int32_t> resident = resident_counts(tile, chain, member);
+        const std::vector<std::int32_t> resident = attended_counts(layer_, tile, chain, member);
         const std::vector<std::int32_t> evicted(resident.size(), 0);
-        report_block(tile, chain.points[static_cast<std::size_t>(member)], metrics, hindsight, member, error_squared,
+        report_block(tile, chain.points[static_cast<std::size_t>(member)], metrics, hindsight, member, errors,
                      {.resident = resident, .evicted = evicted});
       }
     }
@@ -233,6 +256,7 @@ class LayerReplay {
       const std::size_t members = std::min(together, selected.runs.size() - first);
       BlockMetrics metrics(static_cast<Index>(members), tile.size(), layer_.geometry());
       HindsightMetrics hindsight(static_cast<Index>(members), tile.size(), layer_.geometry());
+      LostSinks sinks(layer_, tile, static_cast<Index>(members));
       std::vector<BlockCounts> counts(members);
       for (std::size_t member = 0; member < members; ++member) {
         check_stop(context_.stop);
@@ -246,15 +270,22 @@ class LayerReplay {
             evaluate_placed(layer_, tile, r, row, static_cast<std::size_t>(head), cache_head,
                             static_cast<Index>(member), metrics);
             for (int h = cache_head.first_query_head; h < cache_head.first_query_head + cache_head.query_heads; ++h) {
-              hindsight.premature_evictions[member](r, h) =
-                  most_attended.missing(h, r, row.attended.rows[static_cast<std::size_t>(h)]);
+              const std::vector<std::int32_t>& attended = row.attended.rows[static_cast<std::size_t>(h)];
+              hindsight.premature_evictions[member](r, h) = most_attended.missing(h, r, attended);
+              sinks.missing(static_cast<Index>(member), r, h, attended);
             }
           });
+          if (!entry_attention_) return;
+          for (int h = 0; h < layer_.geometry().num_query_heads; ++h) {
+            selected.losses[first + member].add(tile, most_attended, h, r,
+                                                row.attended.rows[static_cast<std::size_t>(h)]);
+          }
         };
-        run.advance(tile, context_.options.with_resident, placed);
+        run.advance(tile, {.resident = context_.options.with_resident, .stored = context_.options.with_stored}, placed);
         counts[member] = {.resident = run.resident(),
                           .evicted = run.evicted(),
                           .traffic = run.traffic(),
+                          .stored = run.stored_rows(),
                           .resident_rows = run.resident_rows(),
                           .cuts = run.cuts() - cuts,
                           .scored_entries = run.scored_entries() - scored_entries};
@@ -264,10 +295,15 @@ class LayerReplay {
           const std::span<const std::int32_t> last_row = run.cache().last_row(head);
           if (!run.places()) {
             most_attended.evicted_by_row(tile, last_row, cache_head, hindsight.premature_evictions[member]);
+            sinks.evicted_by_row(static_cast<Index>(member), last_row, cache_head);
           }
           selected.oracle->compare(tile, place, run.prompt_kept()[place], hindsight.regret[member],
                                    hindsight.oracle_gain[member]);
         });
+        if (!entry_attention_ || run.places()) continue;
+        for (int head = 0; head < heads.heads(); ++head) {
+          selected.losses[first + member].add(tile, most_attended, heads.cache_head(head), run.cache().last_row(head));
+        }
       }
       // One query head for all members before the next: what it attends to stays in the processor's cache.
       tbb::parallel_for(0, layer_.geometry().num_query_heads, [&](int query_head) {
@@ -280,20 +316,39 @@ class LayerReplay {
                             metrics);
         }
       });
-      const std::vector<double> error_squared = errors_behind_w_o(tile, metrics);
+      const BlockErrors errors = errors_of(tile, metrics, sinks);
       for (std::size_t member = 0; member < members; ++member) {
-        report_block(tile, selected.run_points[first + member], metrics, hindsight, static_cast<Index>(member),
-                     error_squared, counts[member]);
+        report_block(tile, selected.run_points[first + member], metrics, hindsight, static_cast<Index>(member), errors,
+                     counts[member]);
       }
     }
   }
 
-  /// [members * B], or empty without W_O. One product for all members: the factor is packed once.
-  [[nodiscard]] std::vector<double> errors_behind_w_o(const Tile& tile, const BlockMetrics& metrics) const {
-    if (projection_ == nullptr) return {};
-    std::vector<double> error_squared(static_cast<std::size_t>(metrics.difference.rows()));
-    projection_->error_squared(tile.output, metrics.difference, error_squared);
-    return error_squared;
+  /// One product for all members: the factor is packed once.
+  [[nodiscard]] BlockErrors errors_of(const Tile& tile, const BlockMetrics& metrics, const LostSinks& sinks) const {
+    BlockErrors errors{.squared = {}, .summed_rows = {}, .along = {}, .lost_sinks = sinks.means()};
+    if (projection_ == nullptr) return errors;
+    errors.squared.resize(static_cast<std::size_t>(metrics.difference.rows()));
+    projection_->error_squared(tile.output, metrics.difference, errors.squared);
+
+    std::set_intersection(tile.rows.begin(), tile.rows.end(), context_.summed_rows.begin(), context_.summed_rows.end(),
+                          std::back_inserter(errors.summed_rows));
+    const Index rows = std::ssize(errors.summed_rows);
+    if (rows == 0) return errors;
+    const Index members = metrics.difference.rows() / tile.size();
+    Matrix full(rows, tile.output.cols());
+    Matrix difference(members * rows, tile.output.cols());
+    for (Index r = 0; r < rows; ++r) {
+      const auto found =
+          std::lower_bound(tile.rows.begin(), tile.rows.end(), errors.summed_rows[static_cast<std::size_t>(r)]);
+      const Index place = found - tile.rows.begin();
+      full.row(r) = tile.output.row(place);
+      for (Index member = 0; member < members; ++member) {
+        difference.row(member * rows + r) = metrics.difference.row(member * tile.size() + place);
+      }
+    }
+    errors.along = projection_->error_along(full, difference);
+    return errors;
   }
 
   /// Points whose output differences fit into memory at once.
@@ -304,33 +359,34 @@ class LayerReplay {
     return std::clamp<Index>(difference_bytes / bytes, 1, 64);
   }
 
-  /// Entries that each row of the tile attends under a member of a chain, [B * cache heads]: kept prompt rows inside
-  /// the row's window and every row decoded so far.
-  [[nodiscard]] std::vector<std::int32_t> resident_counts(const Tile& tile, const KeptChain& chain,
-                                                          Index member) const {
-    const auto prompt = static_cast<std::ptrdiff_t>(layer_.prompt_length());
-    std::vector<std::int32_t> counts(tile.rows.size() * chain.level.size());
-    for (std::size_t head = 0; head < chain.level.size(); ++head) {
-      const auto& level = chain.level[head];
-      std::ptrdiff_t first = -1;
-      std::ptrdiff_t kept = 0;
-      for (std::size_t r = 0; r < tile.rows.size(); ++r) {
-        const models::EntryRange seen =
-            models::visible_entries(layer_.positions(), tile.rows[r], layer_.sliding_window());
-        if (first != std::min<std::ptrdiff_t>(seen.first, prompt)) {
-          first = std::min<std::ptrdiff_t>(seen.first, prompt);
-          kept = std::count_if(level.begin() + first, level.end(), [&](std::uint16_t l) { return l <= member; });
+  /// After the last block: what became of every entry, with the full cache and under each point.
+  void report_entries() {
+    entry_attention_->finish();
+    sink_.full_entries({.layer = slot_,
+                        .attention = entry_attention_->attention(),
+                        .attended_most = entry_attention_->attended_most()});
+    const auto report = [&](std::size_t point, const LostEntries& lost) {
+      sink_.entry_losses(
+          {.point = point, .layer = slot_, .lost_mass = lost.mass, .premature_evictions = lost.premature_evictions});
+    };
+    for (const Selected& selected : selected_) {
+      guard(selected.policy, [&] {
+        for (const KeptChain& chain : selected.chains) {
+          for (std::size_t member = 0; member < chain.points.size(); ++member) {
+            report(chain.points[member], lost_by(chain, member, selected.oracle->heads(), *entry_attention_));
+          }
         }
-        counts[r * chain.level.size() + head] =
-            static_cast<std::int32_t>(kept + seen.last - std::max<std::ptrdiff_t>(seen.first, prompt));
-      }
+        for (std::size_t run = 0; run < selected.runs.size(); ++run) {
+          report(selected.run_points[run], selected.losses[run].means());
+        }
+      });
     }
-    return counts;
   }
 
   void report_block(const Tile& tile, std::size_t point, const BlockMetrics& metrics, const HindsightMetrics& hindsight,
-                    Index member, std::span<const double> error_squared, const BlockCounts& counts) const {
+                    Index member, const BlockErrors& errors, const BlockCounts& counts) const {
     const auto at = static_cast<std::size_t>(member);
+    const std::span<const double> error_squared = errors.squared;
     const auto whole = [&](const Matrix& matrix) { return models::view(matrix.data(), matrix.rows(), matrix.cols()); };
     LayerBlock block{.point = point,
                      .layer = slot_,
@@ -339,9 +395,12 @@ class LayerReplay {
                      .output_error = whole(metrics.output_error[at]),
                      .dilution = whole(metrics.dilution[at]),
                      .entropy = whole(metrics.entropy[at]),
+                     .class_mass = metrics.class_mass[at],
                      .regret = whole(hindsight.regret[at]),
                      .oracle_gain = whole(hindsight.oracle_gain[at]),
                      .premature_evictions = whole(hindsight.premature_evictions[at]),
+                     .lost_sink_mass = std::span(errors.lost_sinks).subspan(at * tile.rows.size(), tile.rows.size()),
+                     .summed_error = {},
                      .error_squared = {},
                      .output_squared = {},
                      .resident = counts.resident,
@@ -349,10 +408,13 @@ class LayerReplay {
                      .cuts = counts.cuts,
                      .scored_entries = counts.scored_entries,
                      .traffic = counts.traffic,
+                     .stored = counts.stored,
                      .resident_rows = counts.resident_rows};
     if (!error_squared.empty()) {
       block.error_squared = error_squared.subspan(at * tile.rows.size(), tile.rows.size());
       block.output_squared = tile.output_squared;
+      const std::size_t values = errors.summed_rows.size() * static_cast<std::size_t>(errors.along.cols());
+      block.summed_error = {.rows = errors.summed_rows, .values = {errors.along.data() + at * values, values}};
     }
     sink_.layer_block(block);
   }
@@ -365,6 +427,7 @@ class LayerReplay {
   PromptFeatures features_;
   FutureMass mass_;
   Future future_{layer_, mass_};
+  std::optional<EntryAttention> entry_attention_;      ///< where asked for
   std::array<std::optional<Oracle>, 2> oracles_;       ///< by granularity
   std::vector<std::vector<std::size_t>> kept_counts_;  ///< [point][cache head] prompt entries after the prompt's cut
   std::vector<Selected> selected_;

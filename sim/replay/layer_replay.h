@@ -24,6 +24,8 @@ struct LayerSink {
   std::function<void(PromptCut&&)> prompt_cut;
   std::function<void(const FullBlock&)> full_block;
   std::function<void(const LayerBlock&)> layer_block;
+  std::function<void(const FullEntries&)> full_entries;
+  std::function<void(const EntryLosses&)> entry_losses;
   std::function<void(std::size_t policy, const std::string& why)> failed;
 };
 
@@ -46,9 +48,11 @@ struct SequenceContext {
   RandomKey random;
   const std::atomic<bool>& stop;
   ModelPlans plans = {};
+  std::vector<std::int32_t> summed_rows = {};  ///< SequenceStart::summed_rows
 };
 
-/// Runs one layer; `slot` is its index in SequenceStart::layers. `projection` may be null. Throws Error(interrupted).
+/// Runs one layer; `slot` is its index in SequenceStart::layers. `projection` may be null; it looks along directions
+/// where the context has summed rows. Throws Error(interrupted).
 void replay_layer(const SequenceContext& context, const LayerData& layer, std::size_t slot,
                   models::OutputProjection* projection, const LayerSink& sink);
 

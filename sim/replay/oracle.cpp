@@ -39,6 +39,12 @@ Oracle::Oracle(const LayerData& layer, std::vector<CacheHead> heads, const Futur
   }
 }
 
+std::vector<CacheHead> Oracle::heads() const {
+  std::vector<CacheHead> heads;
+  for (const Head& head : heads_) heads.push_back(head.reads);
+  return heads;
+}
+
 double Oracle::overlap(std::size_t head, std::span<const std::int32_t> kept) const {
   if (kept.empty()) return 1.0;
   const auto& rank = heads_[head].rank;

@@ -26,6 +26,9 @@ class Oracle {
   Oracle(const LayerData& layer, std::vector<CacheHead> heads, const FutureMass& mass,
          std::span<const std::int32_t> held);
 
+  /// The cache heads that it was made for.
+  [[nodiscard]] std::vector<CacheHead> heads() const;
+
   /// Share of `kept` that the oracle keeps too when it keeps as many in this head; 1 where nothing is kept.
   [[nodiscard]] double overlap(std::size_t head, std::span<const std::int32_t> kept) const;
 

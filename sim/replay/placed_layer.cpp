@@ -148,6 +148,7 @@ void evaluate_placed(const LayerData& layer, const Tile& tile, Index r, const Pl
         metrics.useful_share += weights[static_cast<std::size_t>(found - rows.begin())];
       }
     }
+    metrics.classes = split_weights(tile, query_head, r, rows, std::span(weights).first(rows.size()));
     const Eigen::RowVectorXf full = tile.output.block(r, query_head * dim, 1, dim);
     const Eigen::RowVectorXf difference = (output - full.cast<double>()).cast<float>();
     out.difference.block(member * tile.size() + r, query_head * dim, 1, dim) = difference;

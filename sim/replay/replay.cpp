@@ -1,6 +1,7 @@
 #include "sim/replay/replay.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -12,6 +13,7 @@
 #include <tbb/task_arena.h>
 
 #include "models/projection.h"
+#include "models/random_directions.h"
 #include "models/rope.h"
 #include "sim/replay/layer_replay.h"
 #include "sim/replay/layer_tasks.h"
@@ -22,6 +24,9 @@
 
 namespace evictsim::sim {
 namespace {
+
+/// The same in every run: numbers of a sequence depend on nothing but it.
+constexpr std::uint64_t directions_seed = 0;
 
 /// Places in `Header::layers` of the layers asked for.
 std::vector<std::size_t> chosen_layers(const traces::Reader& reader, const std::vector<int>& wanted) {
@@ -41,15 +46,6 @@ std::vector<std::size_t> chosen_layers(const traces::Reader& reader, const std::
     places.push_back(static_cast<std::size_t>(found - captured.begin()));
   }
   return places;
-}
-
-/// Needs of a policy including what its schedule adds.
-policies::Needs needs_of(const policies::Policy& policy) {
-  policies::Needs needs = policy.needs;
-  const bool walks = cuts_while_decoding(policy);
-  if (walks && needs.window_queries > 0) needs.decode_attention = true;
-  if (!walks) needs.decode_attention = false;
-  return needs;
 }
 
 std::optional<models::OutputProjection> read_projection(const traces::Reader& reader, int layer) {
@@ -145,6 +141,7 @@ class SequenceReplay {
       if (reader_.stored_type(sequence_, layer) != traces::TensorType::float32) start.stored_bytes = 2;
     }
     start.decode_rows.assign(decode_rows.begin(), decode_rows.end());
+    choose_summed_rows(start);
     observer_.begin_sequence(start);
 
     for (std::size_t index = 0; index < context_.plan.policies.size(); ++index) {
@@ -168,6 +165,28 @@ class SequenceReplay {
       context_.policies.push_back(std::move(active));
     }
     side_ = read_sequence_side(reader_, sequence_, context_.needs);
+  }
+
+  /// Decode rows evenly spread, of those behind which the residual stream has a length.
+  void choose_summed_rows(SequenceStart& start) {
+    if (context_.options.summed_error_directions < 1) return;
+    const std::optional<traces::Tensor> norms = reader_.read_channel(sequence_, traces::Channel::final_norm_input);
+    if (!norms) return;
+    std::vector<std::int32_t> usable;
+    for (const std::int32_t row : start.decode_rows) {
+      const float norm = norms->data[static_cast<std::size_t>(row)];
+      if (std::isfinite(norm) && norm > 0) usable.push_back(row);
+    }
+    const std::size_t count = std::min(usable.size(), most_summed_rows);
+    for (std::size_t index = 0; index < count; ++index) {
+      const std::int32_t row = usable[index * usable.size() / count];
+      start.summed_rows.push_back(row);
+      start.final_norms.push_back(norms->data[static_cast<std::size_t>(row)]);
+    }
+    if (count == 0) return;
+    directions_ = models::random_directions(context_.options.summed_error_directions, reader_.header().hidden_size,
+                                            directions_seed);
+    context_.summed_rows = start.summed_rows;
   }
 
   /// Why the layers do not hold what a policy needs; names the dataset and the layers that do hold it.
@@ -225,6 +244,7 @@ class SequenceReplay {
     check_stop(context_.stop);
     LayerData data = load_layer(slot, context_.needs, spare_.take());
     std::optional<models::OutputProjection> projection = read_projection(reader_, data.layer());
+    if (projection && directions_.size() > 0) projection->look_along(directions_);
     replay_layer(context_, data, slot, projection ? &*projection : nullptr, sink);
     spare_.give_back(std::move(data).tensors());
   }
@@ -245,6 +265,16 @@ class SequenceReplay {
                   const std::scoped_lock lock(mutex_);
                   observer_.layer_block(block);
                 },
+            .full_entries =
+                [this](const FullEntries& entries) {
+                  const std::scoped_lock lock(mutex_);
+                  observer_.full_entries(entries);
+                },
+            .entry_losses =
+                [this](const EntryLosses& losses) {
+                  const std::scoped_lock lock(mutex_);
+                  observer_.entry_losses(losses);
+                },
             .failed =
                 [this](std::size_t policy, const std::string& why) {
                   const std::scoped_lock lock(mutex_);
@@ -260,6 +290,7 @@ class SequenceReplay {
   ReplayObserver& observer_;
   SpareTensors& spare_;
   SequenceContext context_;
+  Matrix directions_;  ///< along which errors are summed over layers; empty where they are not
   SequenceSide side_;
   std::set<std::size_t> failed_;
   std::mutex mutex_;
@@ -285,6 +316,10 @@ void replay(const std::vector<traces::Reader>& readers, const ReplayPlan& plan, 
   if (options.useful_entries < 1) {
     throw Error(ErrorCode::invalid_argument, "must be at least 1",
                 {.parameter = "useful_entries", .value = std::to_string(options.useful_entries)});
+  }
+  if (options.sink_entries < 0) {
+    throw Error(ErrorCode::invalid_argument, "must not be negative",
+                {.parameter = "sink_entries", .value = std::to_string(options.sink_entries)});
   }
   const int threads = options.threads > 0 ? options.threads : tbb::info::default_concurrency();
   const tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));

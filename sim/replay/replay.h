@@ -22,6 +22,10 @@
 
 namespace evictsim::sim {
 
+/// Tokens that attention is split over. An entry is of the first class that fits, docs/metrics.md.
+enum class TokenClass { sink, useful, distractor, decoded };
+inline constexpr std::size_t token_class_count = 4;
+
 /// One policy at one budget.
 struct ReplayPoint {
   std::size_t policy = 0;  ///< index into ReplayPlan::policies
@@ -44,8 +48,14 @@ struct ReplayOptions {
   /// m: entries of the dilution's useful set where a sequence has no evidence spans, and entries attended most that
   /// `premature_evictions` looks at.
   int useful_entries = 32;
+  /// k: along how many random directions the errors of all layers are summed as vectors (LayerBlock::summed_error,
+  /// docs/damage.md); the residual stream's width or more: exactly. 0: they are not.
+  int summed_error_directions = 0;
+  int sink_entries = 4;        ///< token rows at the start of a sequence that are of the class `sink`
   bool with_scores = false;    ///< fill PromptCut::scores
   bool with_resident = false;  ///< fill LayerBlock::resident_rows
+  bool with_stored = false;    ///< fill LayerBlock::stored
+  bool with_entries = false;   ///< report FullEntries and EntryLosses
   /// A policy whose needs the trace lacks: throw Error(missing_need), or report it skipped and go on.
   bool skip_missing_needs = false;
 };
@@ -63,6 +73,19 @@ struct SequenceStart {
   int kv_heads = 0;
   int head_dim = 0;
   int stored_bytes = 0;  ///< bytes of one stored component of k or v (2 or 4)
+  /// Decode rows, ascending, whose errors are summed over layers as vectors, and the norm of the residual stream
+  /// behind the last layer in them. At most most_summed_rows, evenly spread; none unless asked for, or without
+  /// `final_norm_input`.
+  std::vector<std::int32_t> summed_rows;
+  std::vector<double> final_norms;
+};
+
+inline constexpr std::size_t most_summed_rows = 256;
+
+/// Errors of some rows of a block, as vectors.
+struct ErrorVectors {
+  std::span<const std::int32_t> rows;  ///< [S] token rows, among SequenceStart::summed_rows
+  std::span<const float> values;       ///< [S, k] directions (y' - y); empty without w_o
 };
 
 /// The cut after the prompt of one layer, for one point (all entries where the policy does not cut there).
@@ -84,6 +107,26 @@ struct FullBlock {
   std::span<const std::int32_t> rows;  ///< [B] token rows
   models::MatrixView dilution;         ///< [B, Hq] 1 - mass on the useful set; NaN where there is no such set
   models::MatrixView entropy;          ///< [B, Hq] nats
+  /// [TokenClass] [B, Hq] full attention on each class; useful and distractor are NaN where `dilution` is
+  std::span<const models::Matrix> class_mass = {};
+};
+
+/// What the full cache does to every entry of one layer, over all its decode rows; the same for every point.
+struct FullEntries {
+  std::size_t layer = 0;
+  std::span<const std::vector<double>> attention;      ///< [Hq][length] mean over rows
+  std::span<const std::vector<double>> attended_most;  ///< [Hq][length] share of rows that attend it most
+};
+
+/// What one point does to every entry of one layer, over all its decode rows.
+struct EntryLosses {
+  std::size_t point = 0;
+  std::size_t layer = 0;
+  /// [length] full attention from rows that do not attend the entry under the policy; mean over rows and query heads
+  std::span<const double> lost_mass;
+  /// [length] share of rows and query heads that have the entry among the `useful_entries` attended most with the full
+  /// cache, and do not attend it under the policy
+  std::span<const double> premature_evictions;
 };
 
 /// What one point does in a block of rows of one layer. Blocks of a layer come in row order.
@@ -95,12 +138,17 @@ struct LayerBlock {
   models::MatrixView output_error;     ///< [B, Hq] |o' - o| / |o|
   models::MatrixView dilution;         ///< [B, Hq] after renormalisation over what is resident; NaN as in FullBlock
   models::MatrixView entropy;          ///< [B, Hq] nats, of the renormalised attention
+  /// [TokenClass] [B, Hq] renormalised attention on each class; NaN as in FullBlock
+  std::span<const models::Matrix> class_mass = {};
   /// [B, Hq] full attention on the prompt entries that an oracle keeps minus that on those which the policy's cut after
   /// the prompt keeps, as many in every cache head.
   models::MatrixView regret;
   models::MatrixView oracle_gain;  ///< [B, Hq] the same of a random cut in expectation: what can be regretted
   /// [B, Hq] share of the `useful_entries` entries attended most with the full cache that had been evicted by then.
   models::MatrixView premature_evictions;
+  /// [B] full attention on the prompt's first four entries as far as they had been evicted, mean over query heads
+  std::span<const double> lost_sink_mass;
+  ErrorVectors summed_error;
   std::span<const double> error_squared;   ///< [B] |y' - y|^2 behind W_O; empty without w_o
   std::span<const double> output_squared;  ///< [B] |y|^2; empty without w_o
   std::span<const std::int32_t> resident;  ///< [B * cache heads] entries attended by each row, decode rows included
@@ -108,6 +156,8 @@ struct LayerBlock {
   /// Cuts made since the last block (or the prompt), and entries scored for them over cache heads.
   std::int64_t cuts = 0, scored_entries = 0;
   std::span<const policies::StepTraffic> traffic;  ///< [B]; empty without a placement
+  /// [B] bytes at rest after the row attended and its cut; empty unless asked for, and without a placement
+  std::span<const policies::TierBytes> stored = {};
   /// [cache head] matrices [B, length] of 0 and 1: resident after the row attended and its cut; empty unless asked for
   /// and for policies that do not cut while decoding.
   std::span<const std::vector<std::uint8_t>> resident_rows;
@@ -125,6 +175,10 @@ class ReplayObserver {
   virtual void prompt_cut(PromptCut&& cut) = 0;
   virtual void full_block(const FullBlock& block) = 0;
   virtual void layer_block(const LayerBlock& block) = 0;
+  /// After a layer's last block, where it has any and ReplayOptions::with_entries asks: the full cache, then each
+  /// point.
+  virtual void full_entries(const FullEntries& /*entries*/) {}
+  virtual void entry_losses(const EntryLosses& /*losses*/) {}
   /// After the last layer; not called when the replay was stopped in between.
   virtual void end_sequence() = 0;
   /// Called now and then with the share of the current sequence's layers done.

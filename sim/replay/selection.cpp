@@ -39,6 +39,14 @@ bool cuts_while_decoding(const policies::Policy& policy) {
   return !policy.never_cuts() && policy.schedule->cuts_while_decoding();
 }
 
+policies::Needs needs_of(const policies::Policy& policy) {
+  policies::Needs needs = policy.needs;
+  const bool walks = cuts_while_decoding(policy);
+  if (walks && needs.window_queries > 0) needs.decode_attention = true;
+  if (!walks) needs.decode_attention = false;
+  return needs;
+}
+
 bool cuts_nothing(const policies::Policy& policy, const policies::Budget& budget, const LayerData& layer) {
   if (layer.sliding_window() > 0 || policy.never_cuts()) return true;
   return budget.unlimited() && !policy.allocator->ignores_budget();

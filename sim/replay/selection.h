@@ -14,6 +14,9 @@ namespace evictsim::sim {
 /// Whether the policy runs per budget along the decode rows; if not, it ranks once.
 bool cuts_while_decoding(const policies::Policy& policy);
 
+/// Needs of a policy including what its schedule adds.
+policies::Needs needs_of(const policies::Policy& policy);
+
 /// Whether no entry of `layer` is ever cut under a policy and budget.
 bool cuts_nothing(const policies::Policy& policy, const policies::Budget& budget, const LayerData& layer);
 

@@ -74,6 +74,7 @@ Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool 
   Tile tile;
   tile.rows = rows;
   tile.entries = rows.back() + 1;
+  tile.classes = TokenClasses(static_cast<std::int32_t>(layer.prompt_length()));
   const Index count = tile.size();
   tile.heads.resize(static_cast<std::size_t>(geometry.num_kv_heads));
   if (with_by_query) tile.by_query.resize(tile.heads.size());

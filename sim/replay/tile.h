@@ -2,6 +2,7 @@
 /// \file
 /// A block of decode rows attending over the full cache: computed once per layer, shared by every policy and budget.
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "models/attention.h"
 #include "models/projection.h"
 #include "sim/replay/layer_data.h"
+#include "sim/replay/token_classes.h"
 
 namespace evictsim::sim {
 
@@ -34,6 +36,9 @@ class UsefulSets {
   std::vector<std::vector<Entry>> sets_;
 };
 
+/// [B, Hq] attention on each class, indexed by TokenClass.
+using ClassMatrices = std::array<Matrix, token_class_count>;
+
 /// Full-cache attention of a block of decode rows of one layer.
 struct Tile {
   std::span<const std::int32_t> rows;           ///< [B] token rows, ascending
@@ -43,7 +48,9 @@ struct Tile {
   Matrix output;                                ///< [B, Hq * d] attention output before W_O
   std::vector<double> output_squared;           ///< [B] |W_O output|^2 behind any norm; empty without W_O
   UsefulSets useful;
+  TokenClasses classes;      ///< without sinks and spans until `split_by_class` is told
   Matrix dilution, entropy;  ///< [B, Hq]
+  ClassMatrices class_mass;  ///< [B, Hq] full attention; empty before `split_by_class`
 
   [[nodiscard]] Index size() const { return static_cast<Index>(rows.size()); }
 };

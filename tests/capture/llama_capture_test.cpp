@@ -175,6 +175,10 @@ TEST_CASE("spans, task and text of a templated prompt are recorded") {
   const std::string text = sequence.text.value();
   CHECK(text == "<|im_start|>user\n" + prompt_text + "<|im_end|>\n<|im_start|>assistant\n");
   CHECK(sequence.task == "needle");
+  REQUIRE(sequence.token_texts);
+  REQUIRE(std::ssize(*sequence.token_texts) == sequence.length);
+  const auto prompt = sequence.token_texts->begin();
+  CHECK(std::accumulate(prompt, prompt + sequence.prompt_length, std::string()) == text);
   const auto brown = static_cast<std::int32_t>(text.find("brown"));  // one token a byte
   CHECK(sequence.spans.at("evidence") == std::vector<Span>{{brown - 5, brown}, {brown, brown + 5}});
   CHECK(sequence.spans.at("question") == std::vector<Span>{{2, 5}});

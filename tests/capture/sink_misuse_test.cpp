@@ -144,6 +144,9 @@ TEST_CASE("the model record is checked") {
   refused("rope_layout=half", "rope_layout=spiral");
   refused("rope_theta=10000", "rope_theta=10000\ninv_freq=1,2");
   refused("rope_theta=10000", "rope_theta=10000\nsliding_window=4");
+  refused("rope_theta=10000", "rope_theta=10000\nsensitivity=1,2");
+  refused("rope_theta=10000", "rope_theta=10000\nsensitivity=1,-2,3");
+  refused("rope_theta=10000", "rope_theta=10000\nsensitivity_=what is this");
   CHECK(engine.model() == EVICTSIM_CAPTURE_OK);
   CHECK(engine.model() == EVICTSIM_CAPTURE_WRONG_ORDER);
   MadeTensor small(2, 0, 2, Element::f32, Layout::compact, [](std::int64_t, std::int64_t) { return 1.0F; });

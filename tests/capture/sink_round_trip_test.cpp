@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -171,6 +172,24 @@ TEST_CASE("layers, heads and rows of q are sampled") {
   CHECK(kept.shape == std::vector<std::size_t>{16, 16});
   CHECK(kept.data[0] == 16);
   CHECK(kept.data[17] == 32 + 17);
+}
+
+TEST_CASE("what a model says per layer is stored of the captured ones") {
+  Engine engine;
+  const std::string directory = fresh("per-layer");
+  REQUIRE(engine.open(directory, "layers=0,2") == EVICTSIM_CAPTURE_OK);
+  const std::string text = engine.model_text() +
+                           "sliding_window=4,5,0\nsensitivity=0.25,1e-3,2\nsensitivity_method=halves, at random\n"
+                           "sensitivity_rows=64\n";
+  REQUIRE(evictsim_capture_model(engine.capture, text.c_str()) == EVICTSIM_CAPTURE_OK);
+  CHECK(engine.run("r", 7, 2) == EVICTSIM_CAPTURE_OK);
+  REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
+  CHECK(faults(directory) == "");
+  const Reader reader = std::move(open_traces({directory}).at(0));
+  CHECK(reader.header().sliding_window == std::vector<int>{4, 0});
+  CHECK(reader.header().sensitivity == std::vector<double>{0.25, 2});
+  CHECK(reader.header().sensitivity_attributes ==
+        std::map<std::string, std::string>{{"method", "halves, at random"}, {"rows", "64"}});
 }
 
 TEST_CASE("a model without RoPE rotates nothing") {

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 COUNTS = {"prompt_length", "decode_rows", "layers"}
-TEXTS = {"trace", "sequence", "policy", "budget", "status"}
+TEXTS = {"trace", "sequence", "policy", "budget", "status", "damage_index_kind", "prediction_status"}
 
 
 def documented_example(document):
@@ -94,11 +94,32 @@ def check_detail(run, table):
     checked = 0
     for row in table:
         group = run["detail/trace_0"][row["sequence"]][row["policy"]][row["budget"]]
-        for name in ("retained_mass", "regret", "premature_evictions", "resident_entries"):
-            assert group[name].attrs["axes"] == "layer,step", name
+        for name in ("retained_mass", "regret", "premature_evictions", "sink_mass", "resident_entries"):
+            assert group[name].attrs["axes"] == ("layer,step" if name == "resident_entries" else "layer,head,step"), name
             np.testing.assert_allclose(group[name][:].mean(), float(row[name]), rtol=1e-6, atol=1e-7)
             checked += 1
     assert checked > 0
+
+
+def check_entries(run, table):
+    """The arrays by entry add up to what the rows say."""
+    for row in table:
+        sequence = run["detail/trace_0"][row["sequence"]]
+        group = sequence[row["policy"]][row["budget"]]
+        prompt = int(row["prompt_length"])
+        kept = group["entry_kept"]
+        assert kept.attrs["axes"] == "layer,head,entry" and kept.attrs["entries"] == prompt
+        bits = np.unpackbits(kept[:], axis=-1, count=kept.attrs["entries"], bitorder="little")
+        np.testing.assert_allclose(bits.sum(axis=-1).mean(), float(row["kept_entries"]), rtol=1e-12)
+        for name in ("entry_lost_mass", "entry_premature"):
+            assert group[name].attrs["axes"] == "layer,entry" and group[name].dtype == np.float32
+        lost = group["entry_lost_mass"][:].astype(float).sum(axis=-1).mean()
+        np.testing.assert_allclose(lost, 1 - float(row["retained_mass"]), atol=3e-6)
+        full = sequence["entry_attention_full"]
+        assert full.attrs["axes"] == "layer,head,entry" and full.shape[:1] + full.shape[2:] == group["entry_lost_mass"].shape
+        np.testing.assert_allclose(full[:].astype(float).sum(axis=-1), 1, atol=3e-6)
+        stored = group["stored_hbm_bytes"]
+        assert stored.attrs["axes"] == "layer,step" and stored.shape == group["resident_bytes"].shape
 
 
 def check(document, trace):
@@ -112,6 +133,7 @@ def check(document, trace):
         check_provenance(run, trace)
         check_summary(run, table)
         check_detail(run, table)
+        check_entries(run, table)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ TEST_CASE("h5py reads what a replay writes") {
   // Found in PATH, where tests have it: the command line is recorded as typed.
   REQUIRE(std::system("evictsim trace synth --seed 1 --sequences 2 --prompt 200 -o trace.h5 > synth.txt") == 0);
   REQUIRE(std::system("evictsim replay trace.h5 --policy 'knorm,snapkv(window=8),tova' --budget 0.1,0.3 --seed 7 "
-                      "--per layer,step -o run.h5 --csv run.csv --quiet") == 0);
+                      "--per layer,head,step,entry -o run.h5 --csv run.csv --quiet") == 0);
   CHECK(python(EVICTSIM_SOURCE_DIR "/tests/python/run_file_h5py.py " EVICTSIM_SOURCE_DIR
                                    "/docs/run-file.md trace.h5") == 0);
 }

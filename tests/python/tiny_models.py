@@ -51,10 +51,10 @@ FAMILIES = {
 }
 
 
-def make(family, seed=0):
+def make(family, seed=0, **geometry):
     config, model, changes = FAMILIES[family]
     torch.manual_seed(seed)
-    model = model(config(**{**GEOMETRY, **changes})).eval()
+    model = model(config(**{**GEOMETRY, **changes, **geometry})).eval()
     with torch.no_grad():  # attention that differs between tokens, and norms that are not all ones
         for name, parameter in model.named_parameters():
             if "norm" in name:

@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# Runs a Python script with the capture adapters, in the environment that install_adapters.sh made.
+# Runs a Python script with the capture adapters, in the environment that install_adapters.sh made, or with --kvpress in
+# the one that install_kvpress.sh made.
 #
-#   with_adapters.sh LIBRARY SCRIPT [ARGUMENT]...
+#   with_adapters.sh [--kvpress] LIBRARY SCRIPT [ARGUMENT]...
 #
-# Exit status 77, which CTest takes for "skipped", where that environment has no torch and transformers.
+# Exit status 77, which CTest takes for "skipped", where that environment lacks what is needed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-python=$root/.venv/adapters/bin/python
-if ! "$python" -c 'import torch, transformers' 2>/dev/null; then
-  echo "skipped: no torch and transformers in .venv/adapters; traces/capture/python/install_adapters.sh puts them there"
+environment=adapters packages='torch, transformers' installer=traces/capture/python/install_adapters.sh
+if [[ $1 == --kvpress ]]; then
+  environment=kvpress packages='torch, kvpress' installer=tests/python/install_kvpress.sh
+  shift
+fi
+python=$root/.venv/$environment/bin/python
+if ! "$python" -c "import $packages" 2>/dev/null; then
+  echo "skipped: no ${packages/,/ and} in .venv/$environment; $installer puts them there"
   exit 77
 fi
 export EVICTSIM_CAPTURE_LIBRARY=$1 PYTHONPATH=$root/traces/capture/python:$root/tests/python

@@ -217,6 +217,7 @@ CaptureOptions CapturedModel::sink_options(bool single_file) const {
   options.hidden = record_.hidden;
   options.channels.fill(true);
   options.store_text = record_.store_text;
+  options.token_text = [this](std::int32_t token) { return model().piece(token); };
   options.hash_token_ids = record_.hash_token_ids;
   options.token_key = record_.token_key;
   options.type = record_.tensor_type;

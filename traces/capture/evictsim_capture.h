@@ -154,7 +154,8 @@ EVICTSIM_CAPTURE_API int32_t evictsim_capture_open(const char* directory, const 
 /** The model record: "name=value" lines with the root attributes of docs/trace-format.md (model, engine,
  * engine_version, num_layers, num_query_heads, num_kv_heads, head_dim, hidden_size, vocab_size, attention_scale,
  * logit_softcap, rope_theta, rope_attention_scaling, rope_layout, rotary_dim, norm_epsilon, norm_kind), and
- * inv_freq and sliding_window (one value per model layer) as comma-separated lists. Once, before the first step. */
+ * inv_freq, sliding_window and sensitivity (one value per model layer) as comma-separated lists; sensitivity_... says
+ * how the latter was measured, as attributes of that dataset. Once, before the first step. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_model(evictsim_capture* capture, const char* attributes);
 
 /** A setting of the engine or the capture, kept as root attribute `name` (capture_...) of every shard, whatever

@@ -16,16 +16,21 @@ LlamaCapture::LlamaCapture(const CapturePlan& plan)
     : plan_(plan.sequence), model_(plan.model, plan.engine, plan.record), sequence_(plan_sequence(plan_, model_)) {}
 
 CaptureReport LlamaCapture::run(const std::filesystem::path& output, const RunControl& control) {
-  SequenceCapture capture(model_, sequence_, control);
-  if (model_.record().measure_overhead) capture.measure_overhead();
+  return capture_to_file(model_, plan_, sequence_, output, control);
+}
+
+CaptureReport capture_to_file(const CapturedModel& model, const SequencePlan& plan, const PlannedSequence& sequence,
+                              const std::filesystem::path& output, const RunControl& control) {
+  SequenceCapture capture(model, sequence, control);
+  if (model.record().measure_overhead) capture.measure_overhead();
   {
-    Sink sink(output, model_.sink_options(true));
-    model_.introduce(sink, settings_of({&plan_}), capture.report().overhead);
+    Sink sink(output, model.sink_options(true));
+    model.introduce(sink, settings_of({&plan}), capture.report().overhead);
     capture.record(sink);
     sink.close();
   }
   CaptureReport report = capture.report();
-  if (!model_.is_checked()) return report;
+  if (!model.is_checked()) return report;
   report.check = capture.check().compare(Reader(output));
   if (report.check->largest <= report.tolerance) return report;
   std::filesystem::path rejected = output;

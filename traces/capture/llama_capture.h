@@ -22,8 +22,7 @@ class LlamaCapture {
   /// The prompt as the model reads it.
   [[nodiscard]] const std::vector<std::int32_t>& prompt() const { return sequence_.prompt; }
 
-  /// Writes the trace to `output`, then checks it. When the check fails the file is renamed to `output` + ".rejected"
-  /// and Error(invalid_value) is thrown.
+  /// See capture_to_file.
   CaptureReport run(const std::filesystem::path& output, const RunControl& control = {});
 
  private:
@@ -31,6 +30,11 @@ class LlamaCapture {
   CapturedModel model_;
   PlannedSequence sequence_;
 };
+
+/// Writes one sequence of a loaded model to `output`, then checks it. When the check fails the file is renamed to
+/// `output` + ".rejected" and Error(invalid_value) is thrown. `sequence` was planned from `plan`.
+CaptureReport capture_to_file(const CapturedModel& model, const SequencePlan& plan, const PlannedSequence& sequence,
+                              const std::filesystem::path& output, const RunControl& control);
 
 /// What is thrown when the check of a sequence failed; `rejected`: what its trace is called now.
 Error failed_check(const AttentionCheckResult& check, double tolerance, const std::filesystem::path& rejected);

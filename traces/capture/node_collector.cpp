@@ -74,6 +74,7 @@ NodeCollector::Match NodeCollector::match(const ggml_tensor* node) const {
     if (base == "Qcur" && node->op == GGML_OP_ROPE) return {Role::query, layer};
     if (base == "Kcur" && node->op == GGML_OP_ROPE) return {Role::key, layer};
     if (base == "Vcur" && (node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW)) return {Role::value, layer};
+    if (base == "kqv_out" && hook_) return {Role::heads, layer};
     if (base == "ffn_inp" || base == "sa_out") return {Role::after_attention, layer};
   }
   return {};
@@ -87,7 +88,8 @@ bool NodeCollector::on_node(ggml_tensor* node, bool ask, void* user) noexcept {
       self.observe(node);
       return match.role != Role::none;
     }
-    if (match.role != Role::none && self.failure_.empty()) self.copy(node, match);
+    const bool failed = !self.failure_.empty() || self.hook_failure_;
+    if (match.role != Role::none && !failed) self.copy(node, match);
   } catch (const std::exception& error) {
     self.fail(node, error.what());
   }
@@ -101,6 +103,8 @@ void NodeCollector::begin_step(std::int32_t first_position, std::int32_t count) 
   step_.layers.resize(plan_.layers.size());
   step_.residual.resize(static_cast<std::size_t>(plan_.num_layers) + 1);
   failure_.clear();
+  hook_failure_ = nullptr;
+  hooked_.assign(plan_.layers.size(), false);
 }
 
 void NodeCollector::observe(const ggml_tensor* node) {
@@ -111,7 +115,7 @@ void NodeCollector::observe(const ggml_tensor* node) {
   attentions_[index_of(layer)] = std::move(facts);
 }
 
-void NodeCollector::copy(const ggml_tensor* node, const Match& match) {
+void NodeCollector::copy(ggml_tensor* node, const Match& match) {
   const auto hidden = static_cast<std::size_t>(plan_.hidden_size);
   if (match.role == Role::embedding) return copy_rows(node, 1, hidden, step_.residual.front());
   if (match.role == Role::layer_output) {
@@ -133,10 +137,29 @@ void NodeCollector::copy(const ggml_tensor* node, const Match& match) {
       return copy_rows(node, static_cast<std::size_t>(plan_.num_kv_heads), width, rows.key);
     case Role::value:
       return copy_rows(node, static_cast<std::size_t>(plan_.num_kv_heads), width, rows.value);
+    case Role::heads:
+      return change_heads(node, captured);
     case Role::after_attention:
       return copy_rows(node, 1, hidden, rows.after_attention);
     default:
       return copy_rows(node, 1, hidden, rows.attention_output);
+  }
+}
+
+void NodeCollector::change_heads(ggml_tensor* node, std::size_t captured) {
+  const LayerRows& rows = step_.layers[captured];
+  if (rows.query.empty() || rows.key.empty() || rows.value.empty()) {
+    return fail(node, "it is computed before the layer's queries, keys and values");
+  }
+  copy_rows(node, 1, static_cast<std::size_t>(plan_.num_query_heads) * static_cast<std::size_t>(plan_.head_dim),
+            heads_);
+  if (!failure_.empty()) return;
+  if (!ggml_is_contiguous(node)) return fail(node, "it cannot be written back: its rows lie apart in memory");
+  try {
+    hooked_[captured] = true;
+    if (hook_(captured, rows, heads_)) ggml_backend_tensor_set(node, heads_.data(), 0, heads_.size() * sizeof(float));
+  } catch (...) {
+    hook_failure_ = std::current_exception();
   }
 }
 
@@ -187,6 +210,7 @@ void NodeCollector::fail(const ggml_tensor* node, std::string_view reason) {
 }
 
 StepRows NodeCollector::finish_step() {
+  if (hook_failure_) std::rethrow_exception(std::exchange(hook_failure_, nullptr));
   const auto missing = [&](const std::string& what) {
     if (failure_.empty()) failure_ = fmt::format("the graph has no node {}", what);
   };
@@ -196,6 +220,7 @@ StepRows NodeCollector::finish_step() {
     if (rows.query.empty()) missing(fmt::format("'Qcur-{}' with RoPE", layer));
     if (rows.key.empty()) missing(fmt::format("'Kcur-{}' with RoPE", layer));
     if (rows.value.empty()) missing(fmt::format("'Vcur-{}'", layer));
+    if (hook_ && !hooked_[i]) missing(fmt::format("'kqv_out-{}', which attention output is written to", layer));
     if (attentions_[i].scale == 0) missing(fmt::format("of softmax attention in layer {}", layer));
     if (plan_.attention_output && rows.attention_output.empty())
       missing(fmt::format("for 'blk.{}.attn_output.weight'", layer));

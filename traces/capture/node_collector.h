@@ -4,6 +4,9 @@
 /// docs/capture.md says which nodes and why.
 
 #include <cstdint>
+#include <exception>
+#include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +30,11 @@ struct CollectorPlan {
   bool residual = true;           ///< the residual stream where captured layers begin and end
 };
 
+/// Called when the attention output of a layer is there, before the engine goes on with it: `captured` is the layer's
+/// place among the captured ones, `rows` what the step has of it so far (query, key, value), `output` the engine's own
+/// output before W_O, [rows, Hq * d]. True: `output` was changed and goes back into the engine.
+using AttentionHook = std::function<bool(std::size_t captured, const LayerRows& rows, std::span<float> output)>;
+
 /// One forward step at a time: begin_step, the engine's decode call, finish_step.
 class NodeCollector {
  public:
@@ -36,9 +44,12 @@ class NodeCollector {
   /// stopping the graph would leave the engine believing that the step succeeded.
   static bool on_node(ggml_tensor* node, bool ask, void* user) noexcept;
 
+  /// From the next step on; empty: attention is left alone. What it throws comes out of finish_step.
+  void set_attention_hook(AttentionHook hook) { hook_ = std::move(hook); }
+
   void begin_step(std::int32_t first_position, std::int32_t count);
-  /// The rows of the step. Throws Error(unsupported) when a node was missing, of another shape, or when the graph's
-  /// attention cannot be recomputed from q and k. The logits are not filled in.
+  /// The rows of the step. Throws what the hook threw, and Error(unsupported) when a node was missing, of another
+  /// shape, or when the graph's attention cannot be recomputed from q and k. The logits are not filled in.
   StepRows finish_step();
 
   /// Of a captured layer, by its place among the captured ones; valid after the first step.
@@ -48,14 +59,15 @@ class NodeCollector {
   [[nodiscard]] bool has_after_attention() const { return has_after_attention_; }
 
  private:
-  enum class Role { none, query, key, value, embedding, layer_output, after_attention, attention_output };
+  enum class Role { none, query, key, value, heads, embedding, layer_output, after_attention, attention_output };
   struct Match {
     Role role = Role::none;
     int layer = 0;
   };
   [[nodiscard]] Match match(const ggml_tensor* node) const;
   void observe(const ggml_tensor* node);
-  void copy(const ggml_tensor* node, const Match& match);
+  void copy(ggml_tensor* node, const Match& match);
+  void change_heads(ggml_tensor* node, std::size_t captured);
   void copy_rows(const ggml_tensor* node, std::size_t heads, std::size_t width, std::vector<float>& out);
   void check_positions(const ggml_tensor* node);
   void fail(const ggml_tensor* node, std::string_view reason);
@@ -75,6 +87,10 @@ class NodeCollector {
   StepRows step_;
   std::vector<char> strided_;
   std::string failure_;
+  AttentionHook hook_;
+  std::vector<float> heads_;  // attention output that the hook sees
+  std::vector<bool> hooked_;  // by captured layer: the hook has seen the layer in this step
+  std::exception_ptr hook_failure_;
 };
 
 }  // namespace evictsim::traces::capture

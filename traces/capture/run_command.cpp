@@ -5,15 +5,12 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <map>
 #include <memory>
-#include <sstream>
 
 #include "traces/capture/batch_capture.h"
 #include "traces/capture/batch_command.h"
+#include "traces/capture/command_options.h"
 #include "traces/capture/llama_capture.h"
 #include "traces/capture/sink/text_fields.h"
 #include "traces/error.h"
@@ -29,8 +26,8 @@ struct Arguments {
   std::vector<std::string> layers, spans;
   std::string query_rows = "all";
   std::string task;
-  std::string gpu_layers = "0", shard_bytes = "1GiB";
-  int main_gpu = 0;
+  EngineArguments engine;
+  std::string shard_bytes = "1GiB";
   double tolerance = 0;
   bool no_output_weights = false;
   bool no_check = false;
@@ -40,38 +37,6 @@ struct Arguments {
   bool with_second_pass = false;
   bool with_packets = false;
 };
-
-std::string read_text(const std::string& path) {
-  const ErrorContext where{.file = path};
-  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
-  if (std::filesystem::is_directory(path))
-    throw Error(ErrorCode::invalid_argument, "a text file is needed, this is a directory", where);
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) {
-    const bool exists = std::filesystem::exists(path);
-    throw Error(exists ? ErrorCode::permission_denied : ErrorCode::file_not_found,
-                exists ? "the file cannot be read" : "the file does not exist", where);
-  }
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-std::vector<std::int32_t> read_tokens(const std::string& path) {
-  std::istringstream stream(read_text(path));
-  std::vector<std::int32_t> tokens;
-  for (std::string word; stream >> word;) {
-    std::int32_t token = 0;
-    const auto [end, failure] = std::from_chars(word.data(), word.data() + word.size(), token);
-    if (failure != std::errc{} || end != word.data() + word.size()) {
-      throw Error(ErrorCode::invalid_argument, "token ids are whole numbers with blanks between them",
-                  {.file = path, .value = word});
-    }
-    tokens.push_back(token);
-  }
-  if (tokens.empty()) {
-    throw Error(ErrorCode::invalid_argument, "the file holds no token ids", {.file = path});
-  }
-  return tokens;
-}
 
 std::vector<int> parse_layers(const std::vector<std::string>& words) {
   std::vector<int> layers;
@@ -99,28 +64,6 @@ Span parse_range(const std::string& text) {
               {.parameter = "second-pass-range", .value = text});
 }
 
-/// Takes one of the names of `choices`, and says which there are.
-template <typename Choice>
-CLI::Validator one_of(const std::map<std::string, Choice>& choices) {
-  return CLI::Validator(
-      [choices](std::string& word) -> std::string {
-        const auto chosen = choices.find(word);
-        if (chosen == choices.end()) {
-          std::string names;
-          for (const auto& [name, ignored] : choices) names += (names.empty() ? "" : ", ") + name;
-          return fmt::format("{}: there is no such choice; there are {}", word, names);
-        }
-        word = std::to_string(static_cast<int>(chosen->second));
-        return {};
-      },
-      "");
-}
-
-int parse_gpu_layers(const std::string& text) {
-  if (text == "all") return all_layers;
-  return static_cast<int>(TextField{"gpu-layers", text}.integer(0, 1 << 20));
-}
-
 /// A capture goes into a directory when its name says so, or when there is one.
 bool names_directory(const std::string& output) {
   std::error_code ignored;
@@ -142,8 +85,7 @@ void complete_plan(Arguments& arguments, const CLI::App& command) {
   plan.record.layers = parse_layers(arguments.layers);
   plan.record.queries = parse_query_sample("q-rows", arguments.query_rows);
   plan.record.shard_bytes = TextField{"shard-bytes", arguments.shard_bytes}.bytes();
-  plan.engine.gpu_layers = parse_gpu_layers(arguments.gpu_layers);
-  if (command.count("--main-gpu") > 0) plan.engine.main_gpu = arguments.main_gpu;
+  plan.engine = arguments.engine.complete(command);
   plan.record.output_weights = !arguments.no_output_weights;
   plan.record.check = !arguments.no_check;
   if (arguments.with_second_pass) plan.record.second_pass = arguments.second_pass;
@@ -266,26 +208,6 @@ void add_other_passes(CLI::App& command, Arguments& arguments) {
   embeddings->excludes(header)->excludes(trailer);
 }
 
-/// Settings of the engine, all of which are recorded.
-void add_engine(CLI::App& command, Arguments& arguments) {
-  EngineSettings& engine = arguments.plan.engine;
-  const std::map<std::string, CacheType> caches = {{"f16", CacheType::float16}, {"f32", CacheType::float32}};
-  command.add_option("--cache-type", engine.cache_type, "the engine's KV cache: f16 (default) or f32")
-      ->type_name("TEXT")
-      ->transform(one_of(caches));
-  const std::map<std::string, FlashAttention> modes = {
-      {"auto", FlashAttention::automatic}, {"on", FlashAttention::on}, {"off", FlashAttention::off}};
-  command.add_option("--flash-attention", engine.flash_attention, "auto (default), on or off")
-      ->type_name("TEXT")
-      ->transform(one_of(modes));
-  command.add_option("--threads", engine.threads, "threads of the engine")->capture_default_str();
-  command.add_option("--ubatch", engine.ubatch, "prompt tokens per forward step")->capture_default_str();
-  command.add_option("--gpu-layers", arguments.gpu_layers, "layers that run on GPUs: a number, or all")
-      ->capture_default_str();
-  command.add_option("--main-gpu", arguments.main_gpu, "the only GPU to use, counted from 0")
-      ->default_str("layers are spread over all");
-}
-
 /// How traces are written.
 void add_writer(CLI::App& command, Arguments& arguments) {
   RecordPlan& record = arguments.plan.record;
@@ -362,7 +284,8 @@ void add_run_command(CLI::App& app, int& status) {
       ->transform(one_of(types));
   command->add_flag("--x", plan.record.hidden, "also record x, the residual stream entering every captured layer");
   command->add_flag("--no-w-o", arguments->no_output_weights, "leave out W_O (there is no check then)");
-  auto* text = command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text in the trace");
+  auto* text =
+      command->add_flag("--store-text", plan.record.store_text, "keep the prompt's text and that of every token");
   const std::map<std::string, bool> forms = {{"plain", false}, {"hashed", true}};
   command
       ->add_option(
@@ -375,7 +298,7 @@ void add_run_command(CLI::App& app, int& status) {
                       "file whose bytes choose how ids are hashed (default: chosen at random, not kept)");
 
   add_other_passes(*command, *arguments);
-  add_engine(*command, *arguments);
+  arguments->engine.add_to(*command);
   add_writer(*command, *arguments);
 
   command->add_flag("--no-check", arguments->no_check, "do not compare attention from the trace with the engine's own");

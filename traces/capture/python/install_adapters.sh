@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 folder=${1:-$root/.venv/adapters}
 torch=torch==2.15.0
-packages=(transformers==5.23.0 h5py==3.16.0 numpy==2.4.6 setuptools==84.2.1)
+packages=(transformers==5.23.0 h5py==3.16.0 numpy==2.4.6 gguf==0.19.0 accelerate==1.15.0 setuptools==84.2.1)
 
 wanted="$torch ${packages[*]}"
 if [[ -f $folder/installed && $(<"$folder/installed") == "$wanted" ]]; then exit 0; fi

@@ -182,6 +182,13 @@ const Setters<Header>& model_setters() {
            header.sliding_window.push_back(static_cast<int>(value));
          }
        }},
+      {"sensitivity",
+       [](const TextField& field, Header& header) {
+         header.sensitivity = field.reals();
+         for (const double value : header.sensitivity) {
+           if (!(value >= 0) || !std::isfinite(value)) throw field.wrong("must be finite numbers, not negative");
+         }
+       }},
   };
   return setters;
 }
@@ -201,6 +208,19 @@ void require_below(const std::vector<int>& chosen, int count, const char* option
   if (chosen.empty() || chosen.back() < count) return;
   throw Error(ErrorCode::invalid_argument, fmt::format("the model has {} {}", count, what),
               {.file = {}, .dataset = {}, .parameter = option, .value = std::to_string(chosen.back())});
+}
+
+/// Of one value per layer of the model those of the captured layers; none of none.
+template <typename Value>
+std::vector<Value> of_captured_layers(const std::vector<Value>& values, const Header& header, const char* attribute) {
+  if (values.empty()) return {};
+  if (values.size() != static_cast<std::size_t>(header.num_layers)) {
+    throw Error(ErrorCode::invalid_argument, "must have one value per layer of the model",
+                {.file = {}, .dataset = {}, .parameter = attribute, .value = {}});
+  }
+  std::vector<Value> captured;
+  for (const int layer : header.layers) captured.push_back(values[static_cast<std::size_t>(layer)]);
+  return captured;
 }
 
 }  // namespace
@@ -251,17 +271,8 @@ ModelRecord make_model_record(Header header, const CaptureOptions& options) {
   require_below(header.layers, header.num_layers, "layers", "layers");
   require_below(options.full_query_layers, header.num_layers, "q_all_layers", "layers");
   require_below(options.kv_heads, header.num_kv_heads, "kv_heads", "KV heads");
-  if (!header.sliding_window.empty()) {
-    if (header.sliding_window.size() != static_cast<std::size_t>(header.num_layers)) {
-      throw Error(ErrorCode::invalid_argument, "must have one value per layer of the model",
-                  {.file = {}, .dataset = {}, .parameter = "sliding_window", .value = {}});
-    }
-    std::vector<int> captured;
-    for (const int layer : header.layers) {
-      captured.push_back(header.sliding_window[static_cast<std::size_t>(layer)]);
-    }
-    header.sliding_window = std::move(captured);
-  }
+  header.sliding_window = of_captured_layers(header.sliding_window, header, "sliding_window");
+  header.sensitivity = of_captured_layers(header.sensitivity, header, "sensitivity");
   record.pushed = std::move(header);
   record.stored = record.pushed;
   const Header& pushed = record.pushed;
@@ -288,6 +299,12 @@ ModelRecord parse_model_record(const char* text, const CaptureOptions& options) 
   });
   for (auto field = extra; field != fields.end(); ++field) header.extra[field->name] = field->value;
   fields.erase(extra, fields.end());
+  constexpr std::string_view how_measured = "sensitivity_";
+  std::erase_if(fields, [&](const TextField& field) {
+    if (!field.name.starts_with(how_measured) || field.name == how_measured) return false;
+    header.sensitivity_attributes[field.name.substr(how_measured.size())] = field.value;
+    return true;
+  });
   apply(fields, model_setters(), "attribute", header);
   require_fields(fields, {"model", "engine", "num_layers", "num_query_heads", "num_kv_heads", "head_dim", "hidden_size",
                           "vocab_size", "rope_layout"});

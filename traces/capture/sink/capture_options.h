@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,8 @@ struct CaptureOptions {
   std::int64_t every = 1;                   ///< every n-th request
   std::uint64_t bytes_per_second = 0;       ///< no new request while more is taken; 0: no limit
   bool store_text = false;
+  /// The bytes that a token stands for, kept for every token with `store_text`; empty: only ids are known.
+  std::function<std::string(std::int32_t)> token_text;
   bool hash_token_ids = false;
   std::string token_key;  ///< empty: a random one, forgotten at the end
 
@@ -74,8 +77,8 @@ struct ModelRecord {
   [[nodiscard]] int place_of(int layer) const;
 };
 
-/// The part of a model that `options` want. Of `header`, `layers` is not looked at, and sliding_window has one value
-/// per layer of the model, or none. Throws Error(invalid_argument, invalid_value).
+/// The part of a model that `options` want. Of `header`, `layers` is not looked at, and sliding_window and sensitivity
+/// have one value per layer of the model, or none. Throws Error(invalid_argument, invalid_value).
 ModelRecord make_model_record(Header header, const CaptureOptions& options);
 /// Reads the attributes of evictsim_capture_model, then as above.
 ModelRecord parse_model_record(const char* text, const CaptureOptions& options);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -127,8 +128,8 @@ std::int32_t RequestRecording::final_length() const {
   return length < info_.prompt_length ? 0 : length;
 }
 
-SequenceEnd RequestRecording::finish(const TakeChunk& take,
-                                     const std::function<std::int32_t(std::int32_t)>& hide_token) {
+SequenceEnd RequestRecording::finish(const TakeChunk& take, const std::function<std::int32_t(std::int32_t)>& hide_token,
+                                     const std::function<std::string(std::int32_t)>& token_text) {
   SequenceEnd end;
   end.info = info_;
   end.info.length = std::min(cut_, static_cast<std::int32_t>(token_ids_.size()));
@@ -140,6 +141,10 @@ SequenceEnd RequestRecording::finish(const TakeChunk& take,
   }
   end.token_ids.resize(length);
   std::transform(token_ids_.begin(), token_ids_.begin() + end.info.length, end.token_ids.begin(), hide_token);
+  if (token_text) {
+    std::vector<std::string>& texts = end.info.token_texts.emplace();
+    std::transform(token_ids_.begin(), token_ids_.begin() + end.info.length, std::back_inserter(texts), token_text);
+  }
   end.channels = channels_.finish(end.info.length);
   for (std::size_t place = 0; place < query_rows_.size(); ++place) {
     std::vector<std::int32_t>& queries = query_rows_[place];

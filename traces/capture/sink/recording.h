@@ -70,8 +70,9 @@ class RequestRecording {
   /// Rows that will be in the trace; 0: the request is given up.
   [[nodiscard]] std::int32_t final_length() const;
   /// Hands the last chunks to `take`, which may not refuse them, and says how the sequence ends. Not for a request that
-  /// is given up.
-  SequenceEnd finish(const TakeChunk& take, const std::function<std::int32_t(std::int32_t)>& hide_token);
+  /// is given up. `token_text`: the bytes of a token; empty where they are not to be stored.
+  SequenceEnd finish(const TakeChunk& take, const std::function<std::int32_t(std::int32_t)>& hide_token,
+                     const std::function<std::string(std::int32_t)>& token_text);
 
  private:
   [[nodiscard]] ChunkStream& stream(std::size_t place, LayerTensor tensor) {

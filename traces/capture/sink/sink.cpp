@@ -375,7 +375,8 @@ void Sink::end_request(Request& request) {
           writer.write(std::move(chunk));
           return true;
         },
-        [this](std::int32_t token) { return cipher_ ? (*cipher_)(token) : token; });
+        [this](std::int32_t token) { return cipher_ ? (*cipher_)(token) : token; },
+        options_.store_text ? options_.token_text : nullptr);
     losses.passes = end.lost_passes;
     losses.last = recording.last_loss();
     counters_.dropped_passes += static_cast<std::uint64_t>(losses.passes);

@@ -116,6 +116,10 @@ def sliding_windows(modules: Modules, config) -> list:
     return [windows[kind] for kind in types[: len(modules.layers)]]
 
 
+def model_name(model) -> str:
+    return getattr(model.config, "name_or_path", "") or type(model).__name__
+
+
 def model_record(model, modules: Modules) -> dict:
     """Attributes for Sink.model."""
     import transformers
@@ -126,7 +130,7 @@ def model_record(model, modules: Modules) -> dict:
         raise CaptureError("layers with different attention scales are not recorded")
     heads = config.num_attention_heads
     attributes = {
-        "model": getattr(config, "name_or_path", "") or type(model).__name__,
+        "model": model_name(model),
         "engine": "transformers",
         "engine_version": transformers.__version__,
         "num_layers": len(modules.layers),

@@ -8,12 +8,12 @@ stream and the output distribution. Nothing that the model computes is changed.
 import contextlib
 import functools
 import inspect
-import sys
 import warnings
 import weakref
 
 import torch
 
+from evictsim.attention_functions import own_function, register
 from evictsim.distributions import reduce_rows
 from evictsim.model_facts import LogitRule, find_modules, model_record, weights
 from evictsim.sink import CaptureError, Sink
@@ -26,35 +26,18 @@ _STREAM_CHANNELS = {"step_norm", "cos_final", "cos_attention", "residual_norm", 
 _captures = weakref.WeakKeyDictionary()  # attention module -> capture
 
 
-def _own_function(module, base):
-    """The attention function that the model would use without us."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    if base == "eager":
-        return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[base]
-
-
 @functools.lru_cache(maxsize=None)
 def _register(base):
     """A name for `base` with recording. It stays registered; for a model without a capture it is `base`."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
-
-    if base not in ALL_MASK_ATTENTION_FUNCTIONS:
-        raise CaptureError(f"attention {base!r} has no mask function; switch to 'sdpa' or 'eager' for the capture")
 
     @torch.compiler.disable
     def attention(module, query, key, value, attention_mask, *args, **kwargs):
         capture = _captures.get(module)
         if capture is not None:
             capture._record_attention(module, query, key, value, kwargs)
-        return _own_function(module, base)(module, query, key, value, attention_mask, *args, **kwargs)
+        return own_function(module, base)(module, query, key, value, attention_mask, *args, **kwargs)
 
-    name = "evictsim_" + base
-    AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    return name
+    return register("evictsim_" + base, base, attention)
 
 
 def _recording(method):
@@ -82,14 +65,17 @@ class Capture:
     `options`: those of the sink (docs/capture.md): layers, q_rows, x, channels, dtype, every, ... Beside them
     - `end_tokens`: token ids that end a sequence of a batch; the model's own by default,
     - `on_error`: "raise" an error of the capture out of the model's call, or "stop" the capture with a warning,
-    - `unembedding`: also record the output embedding.
+    - `unembedding`: also record the output embedding,
+    - `sensitivity`: of the model's layers, as evictsim.sensitivity measures it, to be part of the trace.
     """
 
-    def __init__(self, model, directory, *, end_tokens=None, on_error="raise", unembedding=False, **options):
+    def __init__(
+        self, model, directory, *, end_tokens=None, on_error="raise", unembedding=False, sensitivity=None, **options
+    ):
         if on_error not in ("raise", "stop"):
             raise CaptureError('on_error must be "raise" or "stop"')
         self._model, self._directory, self._options = model, directory, options
-        self._on_error, self._unembedding = on_error, unembedding
+        self._on_error, self._unembedding, self._sensitivity = on_error, unembedding, sensitivity
         if end_tokens is None:
             end_tokens = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         self._end_tokens = {end_tokens} if isinstance(end_tokens, int) else set(end_tokens or ())
@@ -121,6 +107,8 @@ class Capture:
             if any(attention in _captures for attention in modules.attentions):
                 raise CaptureError("the model is being captured already")
             record = model_record(self._model, modules)
+            if self._sensitivity is not None:
+                record.update(self._sensitivity.record())
             self._sink = Sink(self._directory, **self._options)
             undo.callback(self._close)
             self._sink.model(**record)
