@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <system_error>
 
 #include "traces/error.h"
 #include "traces/file_system.h"
@@ -40,11 +41,35 @@ std::string csv_line(std::span<const std::string> fields) {
   return line + '\n';
 }
 
-CsvFile::CsvFile(const std::filesystem::path& path, std::span<const std::string> columns) : path_(path) {
+CsvFile::CsvFile(const std::filesystem::path& path, std::ios::openmode mode) : path_(path) {
   errno = 0;
-  stream_.open(path, std::ios::binary | std::ios::trunc);
+  stream_.open(path, std::ios::binary | mode);
   if (!stream_) throw traces::system_error(errno, path, "create the file");
+}
+
+CsvFile::CsvFile(const std::filesystem::path& path, std::span<const std::string> columns)
+    : CsvFile(path, std::ios::trunc) {
   append(csv_line(columns));
+}
+
+CsvFile CsvFile::resume(const std::filesystem::path& path, std::span<const std::string> columns) {
+  std::error_code failure;
+  if (!std::filesystem::exists(path, failure)) return {path, columns};
+  const std::string header = csv_line(columns);
+  std::ifstream stream(path, std::ios::binary);
+  std::string first(header.size(), '\0');
+  stream.read(first.data(), static_cast<std::streamsize>(first.size()));
+  if (!stream || first != header) {
+    throw Error(ErrorCode::invalid_value, "has other columns, so nothing can be added to it", {.file = path.string()});
+  }
+  // Behind the last line end.
+  std::uintmax_t whole = header.size(), read = header.size();
+  for (char letter = 0; stream.get(letter);) {
+    ++read;
+    if (letter == '\n') whole = read;
+  }
+  if (whole < read) std::filesystem::resize_file(path, whole);
+  return {path, std::ios::app};
 }
 
 void CsvFile::append(std::string_view lines) {

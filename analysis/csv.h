@@ -23,10 +23,14 @@ class CsvFile {
  public:
   /// Creates or empties the file and writes the header. Throws Error(permission_denied, file_not_found, io_failure).
   CsvFile(const std::filesystem::path& path, std::span<const std::string> columns);
+  /// Goes on behind what a file with these columns holds; a last line that was cut short is removed. Creates the file
+  /// where there is none. Throws Error(invalid_value) when its first line is another one.
+  static CsvFile resume(const std::filesystem::path& path, std::span<const std::string> columns);
   /// Writes lines and flushes them to the operating system. Throws Error(io_failure).
   void append(std::string_view lines);
 
  private:
+  CsvFile(const std::filesystem::path& path, std::ios::openmode mode);
   std::filesystem::path path_;
   std::ofstream stream_;
 };

@@ -17,19 +17,9 @@ std::int64_t bytes_of(const policies::TierBytes& bytes, Tier tier) { return std:
 }  // namespace
 
 std::vector<std::string> event_column_names() {
-  return {"trace",
-          "sequence",
-          "policy",
-          "budget",
-          "row",
-          "resident_entries",
-          "evicted_entries",
-          "recalled_host_bytes",
-          "recalled_disk_bytes",
-          "written_hbm_bytes",
-          "written_host_bytes",
-          "written_disk_bytes",
-          "scanned_bytes"};
+  std::vector<std::string> names = {"trace", "sequence", "policy", "budget"};
+  for (const CacheEventColumn& column : cache_event_columns) names.emplace_back(column.name);
+  return names;
 }
 
 EventLog::EventLog(const std::filesystem::path& path, const sim::ReplayPlan& plan, sim::ReplayObserver& next)
@@ -51,7 +41,18 @@ void EventLog::prompt_cut(sim::PromptCut&& cut) {
   PointEvents& point = points_[cut.point];
   point.cut = true;
   point.events.resize(start_.decode_rows.size() + 1);
-  Event& event = point.events.front();
+  for (std::size_t i = 0; i < start_.decode_rows.size(); ++i) point.events[i + 1].row = start_.decode_rows[i];
+  CacheEvent& event = point.events.front();
+  event.row = start_.prompt_length - 1;
+  const std::size_t layers = start_.layers.size();
+  const std::size_t per_layer = layers == 0 ? 0 : cut.kept.size() / layers;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    std::int64_t longest = 0;
+    for (std::size_t head = 0; head < per_layer; ++head) {
+      longest = std::max<std::int64_t>(longest, std::ssize(cut.kept[layer * per_layer + head]));
+    }
+    event.longest += longest * static_cast<std::int64_t>(per_layer);
+  }
   for (const std::vector<std::int32_t>& kept : cut.kept) {
     event.resident += std::ssize(kept);
     event.evicted += start_.prompt_length - std::ssize(kept);
@@ -65,16 +66,18 @@ void EventLog::prompt_cut(sim::PromptCut&& cut) {
 }
 
 void EventLog::layer_block(const sim::LayerBlock& block) {
-  std::vector<Event>& events = points_[block.point].events;
+  std::vector<CacheEvent>& events = points_[block.point].events;
   const std::size_t heads = block.resident.size() / block.rows.size();
   for (std::size_t index = 0; index < block.rows.size(); ++index) {
     const auto place = std::lower_bound(start_.decode_rows.begin(), start_.decode_rows.end(), block.rows[index]);
-    Event& event = events[static_cast<std::size_t>(place - start_.decode_rows.begin()) + 1];
+    CacheEvent& event = events[static_cast<std::size_t>(place - start_.decode_rows.begin()) + 1];
     const auto sum = [&](std::span<const std::int32_t> counts) {
       const auto of_row = counts.subspan(index * heads, heads);
       return std::accumulate(of_row.begin(), of_row.end(), std::int64_t{0});
     };
     event.resident += sum(block.resident);
+    const auto held = std::span(block.resident).subspan(index * heads, heads);
+    event.longest += static_cast<std::int64_t>(heads) * *std::max_element(held.begin(), held.end());
     event.evicted += sum(block.evicted);
     if (block.traffic.empty()) continue;
     const policies::StepTraffic& traffic = block.traffic[index];
@@ -91,25 +94,23 @@ void EventLog::layer_block(const sim::LayerBlock& block) {
 std::string EventLog::lines_of(std::size_t point) const {
   const sim::ReplayPoint& replayed = plan_.points[point];
   std::string lines;
-  for (std::size_t i = 0; i < points_[point].events.size(); ++i) {
-    const Event& event = points_[point].events[i];
+  for (const CacheEvent& event : events(point)) {
     std::vector<std::string> cells = {start_.trace_path, start_.name, plan_.policies[replayed.policy].name,
-                                      replayed.budget.text(),
-                                      std::to_string(i == 0 ? start_.prompt_length - 1 : start_.decode_rows[i - 1])};
-    for (const std::int64_t value : {event.resident, event.evicted, event.recalled_host, event.recalled_disk,
-                                     event.written_hbm, event.written_host, event.written_disk, event.scanned}) {
-      cells.push_back(std::to_string(value));
-    }
+                                      replayed.budget.text()};
+    for (const CacheEventColumn& column : cache_event_columns) cells.push_back(std::to_string(event.*column.member));
     lines += csv_line(cells);
   }
   return lines;
 }
 
+std::span<const CacheEvent> EventLog::events(std::size_t point) const {
+  if (!points_[point].cut || policy_failed_[plan_.points[point].policy]) return {};
+  return points_[point].events;
+}
+
 void EventLog::end_sequence() {
   std::string lines;
-  for (std::size_t point = 0; point < points_.size(); ++point) {
-    if (points_[point].cut && !policy_failed_[plan_.points[point].policy]) lines += lines_of(point);
-  }
+  for (std::size_t point = 0; point < points_.size(); ++point) lines += lines_of(point);
   file_.append(lines);
   ForwardingObserver::end_sequence();
 }

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "analysis/cache_event.h"
 #include "analysis/csv.h"
 #include "analysis/forwarding_observer.h"
 
@@ -28,17 +30,13 @@ class EventLog : public ForwardingObserver {
   void layer_block(const sim::LayerBlock& block) override;
   void end_sequence() override;
 
+  /// Of the sequence that ends, while end_sequence() runs; empty where there are none.
+  [[nodiscard]] std::span<const CacheEvent> events(std::size_t point) const;
+
  private:
-  /// Sums over layers and cache heads; whole bytes of each layer, so that their order does not matter.
-  struct Event {
-    std::int64_t resident = 0, evicted = 0;
-    std::int64_t recalled_host = 0, recalled_disk = 0;
-    std::int64_t written_hbm = 0, written_host = 0, written_disk = 0;
-    std::int64_t scanned = 0;
-  };
   struct PointEvents {
     bool cut = false;
-    std::vector<Event> events;  ///< of the prompt's cut, then of each decode row
+    std::vector<CacheEvent> events;  ///< of the prompt's cut, then of each decode row
   };
   [[nodiscard]] std::string lines_of(std::size_t point) const;
 

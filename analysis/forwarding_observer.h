@@ -19,6 +19,8 @@ class ForwardingObserver : public sim::ReplayObserver {
   void prompt_cut(sim::PromptCut&& cut) override { next_.prompt_cut(std::move(cut)); }
   void full_block(const sim::FullBlock& block) override { next_.full_block(block); }
   void layer_block(const sim::LayerBlock& block) override { next_.layer_block(block); }
+  void full_entries(const sim::FullEntries& entries) override { next_.full_entries(entries); }
+  void entry_losses(const sim::EntryLosses& losses) override { next_.entry_losses(losses); }
   void end_sequence() override { next_.end_sequence(); }
   void progress(double share) override { next_.progress(share); }
 

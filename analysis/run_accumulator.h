@@ -13,26 +13,18 @@
 #include <vector>
 
 #include "analysis/cache_sizes.h"
+#include "analysis/detail_axes.h"
+#include "analysis/entry_detail.h"
 #include "analysis/run_row.h"
 #include "sim/replay/replay.h"
 #include "traces/reader.h"
 
 namespace evictsim::analysis {
 
-/// The axes along which detail is kept; metrics are averaged over the others. None: no detail.
-struct DetailAxes {
-  bool layer = false;
-  bool head = false;
-  bool step = false;
-  [[nodiscard]] bool any() const { return layer || head || step; }
-  /// "layer,head,step" and parts of it, in any order. Throws Error(invalid_argument, unknown_name).
-  static DetailAxes parse(std::string_view text);
-};
-
 /// One metric by the axes asked for, in the order layer, head, step; NaN where nothing was evaluated. Metrics behind
 /// W_O have no head axis. `squared_error` is summed, not averaged, over layers when these are not asked for.
 struct DetailArray {
-  std::string name;
+  std::string name;  ///< "by_step/output_error": kept apart from the arrays of the other axes
   std::string axes;  ///< "layer,step"
   std::vector<std::size_t> shape;
   std::vector<double> values;
@@ -47,14 +39,19 @@ struct SequenceResult {
   std::vector<std::pair<std::size_t, std::string>> skipped, failed;  ///< (policy, why)
   std::vector<DetailArray> full_detail;                              ///< of the full cache: dilution and entropy
   std::vector<std::vector<DetailArray>> detail;  ///< by row; empty without axes, and for failed rows
+  std::vector<EntryArray> full_entries;          ///< of the full cache
+  std::vector<std::vector<EntryArray>> entries;  ///< by row; empty unless asked for, and for failed rows
 };
 
 /// Evidence spans by trace and sequence.
 using EvidenceSpans = std::vector<std::vector<std::vector<traces::Span>>>;
 EvidenceSpans evidence_spans(const std::vector<traces::Reader>& readers);
 
+struct SequenceSums;
+
 /// See the file's comment. Memory: for every point and evaluated layer some sums for each of the square root of R
-/// batches of decode rows, and at most 512 KiB for quantiles; with detail, the arrays as well.
+/// batches of decode rows, and at most 512 KiB for quantiles; with detail, the arrays as well (EntryDetail,
+/// TierDetail).
 class RunAccumulator : public sim::ReplayObserver {
  public:
   /// `finished` is called after every sequence. `plan` must outlive this.
@@ -68,12 +65,12 @@ class RunAccumulator : public sim::ReplayObserver {
   void prompt_cut(sim::PromptCut&& cut) override;
   void full_block(const sim::FullBlock& block) override;
   void layer_block(const sim::LayerBlock& block) override;
+  void full_entries(const sim::FullEntries& entries) override;
+  void entry_losses(const sim::EntryLosses& losses) override;
   void end_sequence() override;
   void progress(double share) override;
 
  private:
-  struct Sequence;
-
   /// How much attention each row loses against the optimum at its terms, where the sweep holds one.
   void fill_optimality_gaps(const std::vector<std::size_t>& points, std::vector<RunRow>& rows) const;
 
@@ -81,7 +78,7 @@ class RunAccumulator : public sim::ReplayObserver {
   EvidenceSpans evidence_;
   DetailAxes axes_;
   std::function<void(SequenceResult&&)> finished_;
-  std::unique_ptr<Sequence> current_;
+  std::unique_ptr<SequenceSums> current_;
 };
 
 }  // namespace evictsim::analysis

@@ -20,6 +20,8 @@ void write_rows(const hdf5::Node& root, const std::vector<RunRow>& rows) {
   write_texts(group, "policy", column(rows, [](const RunRow& row) { return row.policy; }));
   write_texts(group, "budget", column(rows, [](const RunRow& row) { return row.budget; }));
   write_texts(group, "status", column(rows, [](const RunRow& row) { return row.status; }));
+  write_texts(group, "damage_index_kind", column(rows, [](const RunRow& row) { return row.damage_index_kind; }));
+  write_texts(group, "prediction_status", column(rows, [](const RunRow& row) { return row.prediction_status; }));
   write_counts(group, "prompt_length", column(rows, [](const RunRow& row) { return row.prompt_length; }));
   write_counts(group, "decode_rows", column(rows, [](const RunRow& row) { return row.decode_rows; }));
   write_counts(group, "layers", column(rows, [](const RunRow& row) { return row.layers; }));
@@ -106,17 +108,39 @@ struct RunFile::Impl {
                             {result.start.layers.begin(), result.start.layers.end()});
     sequence.write_integers("steps", {result.start.decode_rows.size()}, result.start.decode_rows);
     write_arrays(sequence, result.full_detail);
-    for (std::size_t index = 0; index < result.detail.size(); ++index) {
+    write_entries(sequence, result.full_entries);
+    for (std::size_t index = 0; index < result.rows.size(); ++index) {
       const RunRow& row = result.rows[index];
       const hdf5::Node policy = group_in(sequence, group_name(row.policy));
       const hdf5::Node budget = policy.create_group(row.budget);
-      write_arrays(budget, result.detail[index]);
+      if (!result.detail.empty()) write_arrays(budget, result.detail[index]);
+      if (!result.entries.empty()) write_entries(budget, result.entries[index]);
     }
   }
 
   static void write_arrays(const hdf5::Node& group, const std::vector<DetailArray>& arrays) {
     for (const DetailArray& array : arrays) {
-      write_array(group, array.name, array.shape, array.values).set_attribute("axes", array.axes);
+      const std::size_t slash = array.name.find('/');
+      const bool apart = slash != std::string::npos;
+      const hdf5::Node place = apart ? group_in(group, array.name.substr(0, slash)) : hdf5::Node();
+      write_array(apart ? place : group, array.name.substr(apart ? slash + 1 : 0), array.shape, array.values)
+          .set_attribute("axes", array.axes);
+    }
+  }
+
+  static void write_entries(const hdf5::Node& group, const std::vector<EntryArray>& arrays) {
+    for (const EntryArray& array : arrays) {
+      std::vector<std::size_t> chunk = array.shape;
+      if (chunk.size() > 1) chunk.front() = 1;
+      const bool packed = !array.bits.empty();
+      const hdf5::Node dataset =
+          group.create_dataset(array.name, packed ? H5T_STD_U8LE : H5T_IEEE_F32LE, array.shape, chunk, true);
+      dataset.write_rows(array.shape, 0, array.shape.front(),
+                         packed ? static_cast<const void*>(array.bits.data()) : array.values.data());
+      dataset.set_attribute("axes", array.axes);
+      if (!packed) continue;
+      dataset.set_attribute("packed", std::string("little"));
+      dataset.set_attribute("entries", static_cast<std::int64_t>(array.entries));
     }
   }
 
@@ -124,6 +148,7 @@ struct RunFile::Impl {
   Provenance provenance;
   std::vector<RunRow> rows;
   ProfileColumns profile;
+  EventColumns events;
   std::vector<PolicyFate> fates;
   std::size_t sequences = 0;
   PendingFile file;
@@ -139,9 +164,14 @@ RunFile::~RunFile() {
   impl_.reset();
 }
 
-void RunFile::add(const SequenceResult& result) {
+void RunFile::add(const SequenceResult& result, const EventLog* events) {
   const hdf5::Guard guard;
   ++impl_->sequences;
+  if (events != nullptr) {
+    for (std::size_t i = 0; i < result.rows.size(); ++i) {
+      impl_->events.add(impl_->rows.size() + i, events->events(result.points[i]));
+    }
+  }
   impl_->rows.insert(impl_->rows.end(), result.rows.begin(), result.rows.end());
   impl_->profile.add(result);
   for (const auto& [policy, why] : result.skipped) {
@@ -152,7 +182,7 @@ void RunFile::add(const SequenceResult& result) {
     PolicyFate& fate = impl_->fates[policy];
     if (fate.failed++ == 0) fate.failure = why;
   }
-  if (!result.full_detail.empty()) impl_->write_detail(result);
+  if (!result.full_detail.empty() || !result.entries.empty()) impl_->write_detail(result);
 }
 
 void RunFile::seal(bool complete) {
@@ -164,6 +194,7 @@ void RunFile::seal(bool complete) {
   write_summary(root, impl_->rows);
   write_over_budgets(root, impl_->rows);
   write_profile(root, impl_->profile);
+  if (!impl_->events.of.empty()) write_events(root, impl_->events);
   write_provenance(root, impl_->provenance, complete);
   impl_->write_policies();
   impl_->file.seal();

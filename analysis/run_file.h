@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/event_log.h"
 #include "analysis/run_accumulator.h"
 #include "policies/policy.h"
 
@@ -26,6 +27,12 @@ struct Provenance {
   std::vector<Input> inputs;
 };
 
+/// As a file tells it.
+struct RecordedProvenance : Provenance {
+  std::string evictsim_version;
+  bool complete = false;  ///< false: interrupted
+};
+
 /// Collects finished sequences; the file appears under its name, complete and synced, at `seal()`. Destroyed without
 /// it, the temporary file is removed.
 class RunFile {
@@ -38,7 +45,8 @@ class RunFile {
   RunFile& operator=(const RunFile&) = delete;
 
   /// Keeps the rows, and writes the detail at once.
-  void add(const SequenceResult& result);
+  /// `events`: of the sequence, for `/events`; null: none.
+  void add(const SequenceResult& result, const EventLog* events = nullptr);
   /// Writes what `add` brought, syncs and renames. `complete` says whether the replay came to its end.
   void seal(bool complete);
 

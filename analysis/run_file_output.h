@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "analysis/run_file.h"
+#include "analysis/run_file_events.h"
 #include "analysis/run_file_profile.h"
 #include "traces/hdf5_handle.h"
 
@@ -45,6 +46,8 @@ traces::hdf5::Node write_array(const traces::hdf5::Node& group, const std::strin
 void write_provenance(const traces::hdf5::Node& root, const Provenance& provenance, bool complete);
 /// `/profile`.
 void write_profile(const traces::hdf5::Node& root, const ProfileColumns& columns);
+/// `/events`.
+void write_events(const traces::hdf5::Node& root, const EventColumns& columns);
 /// `get` of every element.
 template <typename Element, typename Get>
 auto column(const std::vector<Element>& elements, Get get) {

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <system_error>
 #include <utility>
 
+#include "analysis/run_file_input.h"
 #include "analysis/run_file_output.h"
 #include "traces/error.h"
 
@@ -14,51 +14,14 @@ namespace {
 
 namespace hdf5 = traces::hdf5;
 
-constexpr std::size_t most_elements = std::size_t{1} << 30U;
-
 [[noreturn]] void refuse(const hdf5::Node& node, const std::string& what) {
   throw node.error(ErrorCode::not_a_trace, what + ": the file is damaged");
-}
-
-/// All values of a dataset of `columns` columns; 0: of one axis.
-template <typename Value>
-std::vector<Value> read_values(const hdf5::Node& group, const std::string& name, hid_t type, std::size_t columns = 0) {
-  const hdf5::Node dataset = group.dataset(name);
-  const std::vector<std::size_t> shape = dataset.shape();
-  if (shape.size() != (columns == 0 ? 1U : 2U) || shape[0] > most_elements || (columns > 0 && shape[1] != columns)) {
-    refuse(dataset, "has another shape than a run file's");
-  }
-  std::vector<Value> values(shape[0] * std::max<std::size_t>(columns, 1));
-  if (!values.empty() && H5Dread(dataset.id(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
-    refuse(dataset, "cannot be read");
-  }
-  return values;
-}
-
-std::vector<std::string> read_texts(const hdf5::Node& group, const std::string& name) {
-  const hdf5::Node dataset = group.dataset(name);
-  const hdf5::Handle type(H5Dget_type(dataset.id()));
-  if (H5Tis_variable_str(type.get()) <= 0) refuse(dataset, "is no text");
-  const std::vector<char*> pointers = read_values<char*>(group, name, type.get());
-  std::vector<std::string> texts;
-  for (char* pointer : pointers) {
-    texts.emplace_back(pointer == nullptr ? "" : pointer);
-    H5free_memory(pointer);
-  }
-  return texts;
 }
 
 class Reading {
  public:
   explicit Reading(const std::filesystem::path& path) {
-    std::error_code problem;
-    const auto size = std::filesystem::file_size(path, problem);
-    if (problem) throw Error(ErrorCode::file_not_found, problem.message(), {.file = path.string()});
-    root_ = hdf5::Node::open_file(path.string(), size);
-    if (!root_.has_attribute("format") || root_.text_attribute("format") != "evictsim-run") {
-      throw Error(ErrorCode::not_a_trace, "is no run file: expected what `evictsim replay -o run.h5` wrote",
-                  {.file = path.string()});
-    }
+    root_ = open_result(path, "evictsim-run", "`evictsim replay -o run.h5`");
     if (!root_.has_group("profile")) {
       throw Error(ErrorCode::missing_data,
                   "holds no /profile, so it was written by an older evictsim: run its `evictsim replay ... -o` again",
@@ -67,7 +30,12 @@ class Reading {
   }
 
   std::vector<RecordedCache> read() {
-    read_rows();
+    for (RunRow& row : read_rows(root_)) {
+      const std::size_t number = caches_.size();
+      RecordedCache& cache = caches_.emplace_back();
+      cache.number = number;
+      cache.row = std::move(row);
+    }
     read_profile();
     std::erase_if(caches_, [](const RecordedCache& cache) { return !cache.row.ok() || cache.layers.empty(); });
     return std::move(caches_);
@@ -79,35 +47,13 @@ class Reading {
     if (values.size() != caches_.size() * columns) refuse(group, "has columns of different lengths");
   }
 
-  void read_rows() {
-    const hdf5::Node group = root_.group("rows");
-    for (std::string& policy : read_texts(group, "policy")) caches_.emplace_back().row.policy = std::move(policy);
-    for (const auto& [name, member] : {std::pair{"budget", &RunRow::budget}, std::pair{"status", &RunRow::status},
-                                       std::pair{"trace", &RunRow::trace}, std::pair{"sequence", &RunRow::sequence}}) {
-      std::vector<std::string> texts = read_texts(group, name);
-      require_rows(group, texts);
-      for (std::size_t i = 0; i < texts.size(); ++i) caches_[i].row.*member = std::move(texts[i]);
-    }
-    for (const auto& [name, member] :
-         {std::pair{"prompt_length", &RunRow::prompt_length}, std::pair{"decode_rows", &RunRow::decode_rows}}) {
-      const auto counts = read_values<std::int64_t>(group, name, H5T_NATIVE_INT64);
-      require_rows(group, counts);
-      for (std::size_t i = 0; i < counts.size(); ++i) caches_[i].row.*member = counts[i];
-    }
-    for (std::size_t metric = 0; metric < metric_count; ++metric) {
-      const auto values = read_values<double>(group, to_string(static_cast<Metric>(metric)), H5T_NATIVE_DOUBLE);
-      require_rows(group, values);
-      for (std::size_t i = 0; i < values.size(); ++i) caches_[i].row.metrics[metric] = values[i];
-    }
-  }
-
   void read_profile() {
     const hdf5::Node group = root_.group("profile");
-    const auto steps = read_values<std::int32_t>(group, "steps", H5T_NATIVE_INT32, most_sampled_steps);
-    const auto kv_heads = read_values<std::int64_t>(group, "kv_heads", H5T_NATIVE_INT64);
-    const auto placed = read_values<std::int64_t>(group, "placed", H5T_NATIVE_INT64);
-    const auto entry_bytes = read_values<double>(group, "entry_bytes", H5T_NATIVE_DOUBLE);
-    const auto scored = read_values<double>(group, "prompt_scored_entries", H5T_NATIVE_DOUBLE);
+    const auto steps = read_integers(group, "steps", most_sampled_steps);
+    const auto kv_heads = read_counts(group, "kv_heads");
+    const auto placed = read_counts(group, "placed");
+    const auto entry_bytes = read_reals(group, "entry_bytes");
+    const auto scored = read_reals(group, "prompt_scored_entries");
     require_rows(group, steps, most_sampled_steps);
     require_rows(group, kv_heads);
     require_rows(group, placed);
@@ -132,9 +78,9 @@ class Reading {
   }
 
   void read_elements(const hdf5::Node& group, const std::vector<std::int64_t>& placed) {
-    const auto element = [&](const char* name) { return read_values<std::int32_t>(group, name, H5T_NATIVE_INT32); };
+    const auto element = [&](const char* name) { return read_integers(group, name); };
     const auto rows = element("row"), layers = element("layer"), heads = element("head"), kept = element("kept");
-    const auto resident = read_values<std::int32_t>(group, "resident", H5T_NATIVE_INT32, most_sampled_steps);
+    const auto resident = read_integers(group, "resident", most_sampled_steps);
     if (layers.size() != rows.size() || heads.size() != rows.size() || kept.size() != rows.size() ||
         resident.size() != rows.size() * most_sampled_steps) {
       refuse(group, "has columns of different lengths");

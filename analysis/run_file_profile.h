@@ -3,6 +3,7 @@
 /// What run.h5 holds about the sizes of caches, `/profile`: written with every run file, and read back for the serving
 /// simulation. Layout: docs/run-file.md.
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <vector>
@@ -13,6 +14,7 @@ namespace evictsim::analysis {
 
 /// One row of a run file and the sizes behind it.
 struct RecordedCache {
+  std::size_t number = 0;  ///< row of the file, from 0
   RunRow row;
   std::vector<std::int32_t> steps;   ///< token rows of the sampled decode rows
   std::vector<LayerSizes> layers;    ///< scored_entries are in `prompt_scored_entries` instead

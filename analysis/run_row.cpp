@@ -75,7 +75,33 @@ constexpr std::array<const char*, metric_count> metric_names = {"kept_entries",
                                                                 "written_bytes_per_step",
                                                                 "scanned_bytes_per_step",
                                                                 "recall_hit_share",
-                                                                "optimality_gap"};
+                                                                "optimality_gap",
+                                                                "lost_sink_mass",
+                                                                "damage_index",
+                                                                "sink_mass_full",
+                                                                "sink_mass_full_low",
+                                                                "sink_mass_full_high",
+                                                                "sink_mass",
+                                                                "sink_mass_low",
+                                                                "sink_mass_high",
+                                                                "useful_mass_full",
+                                                                "useful_mass_full_low",
+                                                                "useful_mass_full_high",
+                                                                "useful_mass",
+                                                                "useful_mass_low",
+                                                                "useful_mass_high",
+                                                                "distractor_mass_full",
+                                                                "distractor_mass_full_low",
+                                                                "distractor_mass_full_high",
+                                                                "distractor_mass",
+                                                                "distractor_mass_low",
+                                                                "distractor_mass_high",
+                                                                "decoded_mass_full",
+                                                                "decoded_mass_full_low",
+                                                                "decoded_mass_full_high",
+                                                                "decoded_mass",
+                                                                "decoded_mass_low",
+                                                                "decoded_mass_high"};
 
 }  // namespace
 
@@ -93,6 +119,7 @@ Estimate within_range(Metric metric, Estimate estimate) {
     case Metric::regret:
     case Metric::oracle_gain:
     case Metric::premature_evictions:
+    case Metric::lost_sink_mass:
       most = 1;
       break;
     default:
@@ -108,6 +135,7 @@ std::vector<std::string> column_names() {
   names.insert(names.end(), metric_names.begin(), metric_names.begin() + leading_metrics);
   names.insert(names.end(), {"status", "prompt_length", "decode_rows", "layers"});
   names.insert(names.end(), metric_names.begin() + leading_metrics, metric_names.end());
+  names.insert(names.end(), {"damage_index_kind", "prediction_status"});
   return names;
 }
 
@@ -118,6 +146,7 @@ std::vector<std::string> cells(const RunRow& row) {
   for (const std::int64_t count : {row.prompt_length, row.decode_rows, row.layers})
     texts.push_back(std::to_string(count));
   for (std::size_t index = leading_metrics; index < metric_count; ++index) texts.push_back(decimal(row.metrics[index]));
+  texts.insert(texts.end(), {row.damage_index_kind, row.prediction_status});
   return texts;
 }
 

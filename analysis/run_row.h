@@ -82,8 +82,34 @@ enum class Metric : std::size_t {
   scanned_bytes_per_step,
   recall_hit_share,
   optimality_gap,
+  lost_sink_mass,
+  damage_index,
+  sink_mass_full,
+  sink_mass_full_low,
+  sink_mass_full_high,
+  sink_mass,
+  sink_mass_low,
+  sink_mass_high,
+  useful_mass_full,
+  useful_mass_full_low,
+  useful_mass_full_high,
+  useful_mass,
+  useful_mass_low,
+  useful_mass_high,
+  distractor_mass_full,
+  distractor_mass_full_low,
+  distractor_mass_full_high,
+  distractor_mass,
+  distractor_mass_low,
+  distractor_mass_high,
+  decoded_mass_full,
+  decoded_mass_full_low,
+  decoded_mass_full_high,
+  decoded_mass,
+  decoded_mass_low,
+  decoded_mass_high,
 };
-inline constexpr std::size_t metric_count = static_cast<std::size_t>(Metric::optimality_gap) + 1;
+inline constexpr std::size_t metric_count = static_cast<std::size_t>(Metric::decoded_mass_high) + 1;
 /// The column's name.
 const char* to_string(Metric metric) noexcept;
 
@@ -102,6 +128,10 @@ struct RunRow {
   std::int64_t decode_rows = 0;  ///< rows evaluated
   std::int64_t layers = 0;       ///< layers evaluated
   std::array<double, metric_count> metrics = unknown_metrics();
+  std::string damage_index_kind;  ///< what Metric::damage_index is: "summed_error" or "squared_error"; empty without it
+  std::string prediction_status;  ///< of Metric::predicted_kl, docs/damage.md; empty in rows that failed
+  std::vector<int> layer_indices;            ///< evaluated layers, indices in the model, ascending
+  std::vector<double> layer_squared_errors;  ///< m_l of each, docs/damage.md; empty where a layer lacks w_o
 
   [[nodiscard]] bool ok() const { return status == "ok"; }
   [[nodiscard]] double operator[](Metric metric) const { return metrics[static_cast<std::size_t>(metric)]; }

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "analysis/summary.h"
+#include "analysis/text_table.h"
 #include "policies/budget.h"
 
 namespace evictsim::analysis {
@@ -88,26 +89,7 @@ std::string grid(const std::vector<Line>& lines, const std::vector<std::string>&
       cells.push_back(text(line.errors[column], line.half_widths[column]));
     }
   }
-  std::vector<std::size_t> widths(columns.size() + 1, 0);
-  const auto width_of = [](const std::string& cell) {  // in characters of UTF-8
-    return static_cast<std::size_t>(std::count_if(
-        cell.begin(), cell.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xc0U) != 0x80U; }));
-  };
-  for (const std::vector<std::string>& cells : table) {
-    for (std::size_t column = 0; column < cells.size(); ++column) {
-      widths[column] = std::max(widths[column], width_of(cells[column]));
-    }
-  }
-  std::string out;
-  for (const std::vector<std::string>& cells : table) {
-    for (std::size_t column = 0; column < cells.size(); ++column) {
-      const std::string padding(widths[column] - width_of(cells[column]), ' ');
-      out += column == 0 ? cells[column] + padding : "  " + padding + cells[column];
-    }
-    out.erase(out.find_last_not_of(' ') + 1);
-    out += '\n';
-  }
-  return out;
+  return aligned(table);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ target_link_libraries(evictsim_test_main PUBLIC Catch2::Catch2 evictsim_build_fl
 set(EVICTSIM_TEST_LABELS
   unit contract fuzz                                  # one piece; every registered policy; damaged input
   golden theory property capture cli                  # other people's numbers; closed forms; random cases; recording
+  browser                                             # the report's page in headless Chromium
   consumer structure docs                             # the installed package; the source tree; the documents' commands
   threads                                             # in addition: also runs under the thread sanitizer
   slow gpu python)                                    # only when asked for: ./dev test slow

@@ -11,11 +11,14 @@
 #include "analysis/version.h"
 #include "policies/formula/parser.h"
 #include "sim/cli/cache_command.h"
+#include "sim/cli/calibrate_command.h"
 #include "sim/cli/plan_command.h"
 #include "sim/cli/policies_command.h"
 #include "sim/cli/replay_command.h"
+#include "sim/cli/report_command.h"
 #include "sim/cli/trace_command.h"
 #include "traces/error.h"
+#include "traces/hdf5_exit.h"
 
 namespace {
 
@@ -58,8 +61,10 @@ int run(int argument_count, char** arguments) {
   evictsim::add_trace_command(app);
   evictsim::add_policies_command(app);
   evictsim::add_replay_command(app, {arguments, arguments + argument_count});
+  evictsim::add_calibrate_command(app);
   evictsim::add_cache_command(app);
   evictsim::add_plan_command(app, {arguments, arguments + argument_count});
+  evictsim::add_report_command(app, {arguments, arguments + argument_count});
   if (argument_count < 2) {
     std::fputs(app.help().c_str(), stderr);
     return bad_usage;
@@ -79,6 +84,7 @@ int run(int argument_count, char** arguments) {
 
 int main(int argument_count, char** arguments) {
   keep_freed_memory();
+  evictsim::traces::leave_hdf5_open_at_exit();
   try {
     return run(argument_count, arguments);
   } catch (const std::bad_alloc&) {

@@ -10,9 +10,12 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "analysis/damage/predictor.h"
+#include "analysis/damage/ranking.h"
 #include "analysis/table.h"
 #include "policies/budget.h"
 #include "policies/policy.h"
@@ -48,13 +51,18 @@ Exit status: 0 done, 1 bad input or a policy failed, 2 bad usage, 130 interrupte
 /// The options as given.
 struct Arguments {
   std::vector<std::string> traces, policies, budgets, ratios, layers, per, plugins;
-  std::string run_file, csv, dump, events;
+  std::string run_file, csv, dump, events, calibration;
   std::string command_line;  ///< as typed
   int threads = 0;
   std::uint64_t seed = 0;
   int useful_entries = 32;
+  int sink_entries = 4;
+  std::optional<double> coverage;  ///< of the bands around predicted damage
+  bool rank = false;
   bool quiet = false;
 };
+
+constexpr double usual_coverage = 0.9;
 
 /// The elements of comma-separated lists.
 std::vector<std::string> split(const std::vector<std::string>& lists) {
@@ -167,10 +175,31 @@ std::string seed_problem(const std::string& text) {
   return fmt::format("{} is no whole number from 0 to {}", text, largest_seed);
 }
 
-void print_results(const ReplayOutputs& outputs, bool quiet) {
+/// How damage is predicted. Says which traces the calibration does not fit.
+analysis::DamagePredictor predictor_of(const Arguments& arguments, const std::vector<traces::Reader>& readers) {
+  std::optional<analysis::DamageCalibration> calibration;
+  if (!arguments.calibration.empty()) calibration = analysis::read_calibration(arguments.calibration);
+  std::vector<traces::Header> headers;
+  for (const traces::Reader& reader : readers) headers.push_back(reader.header());
+  analysis::DamagePredictor predictor(std::move(headers), std::move(calibration),
+                                      arguments.coverage.value_or(usual_coverage));
+  if (arguments.calibration.empty()) return predictor;
+  for (std::size_t trace = 0; trace < readers.size(); ++trace) {
+    const std::string problem = predictor.problem(trace);
+    if (problem.empty()) continue;
+    fmt::print(stderr, "warning: {}: predicted damage: {}\n", readers[trace].path().string(), problem);
+  }
+  return predictor;
+}
+
+void print_results(const ReplayOutputs& outputs, const Arguments& arguments) {
   const std::string written = outputs.written();
-  if (quiet) return;
-  const std::string table = analysis::output_error_table(outputs.rows());
+  if (arguments.quiet) return;
+  if (arguments.rank) {
+    fmt::print("{}\n",
+               analysis::text_of(analysis::rank_policies(outputs.rows()), arguments.coverage.value_or(usual_coverage)));
+  }
+  const std::string table = arguments.rank ? std::string() : analysis::output_error_table(outputs.rows());
   if (!table.empty()) fmt::print("{}\n{}\n", table, analysis::open_loop_caveat);
   if (!written.empty()) fmt::print("{}\n", written);
 }
@@ -201,6 +230,7 @@ void run(const Arguments& arguments) {
                        .csv = arguments.csv,
                        .dump = arguments.dump,
                        .events = arguments.events,
+                       .calibration = arguments.calibration,
                        .dump_command_line = dump_command_line_of(arguments),
                        .per = {},
                        .quiet = arguments.quiet};
@@ -210,11 +240,19 @@ void run(const Arguments& arguments) {
       throw Error(ErrorCode::invalid_argument, "needs -o run.h5, where the detail goes", {.parameter = "--per"});
     }
   }
+  if (arguments.coverage && arguments.calibration.empty()) {
+    throw Error(ErrorCode::invalid_argument, "needs --calibration, whose residuals give the bands",
+                {.parameter = "--coverage"});
+  }
   sim::ReplayOptions options;
+  options.summed_error_directions = analysis::summed_error_directions;
   options.threads = arguments.threads;
   options.seed = arguments.seed;
   options.layers = layers_of(arguments);
   options.useful_entries = arguments.useful_entries;
+  options.sink_entries = arguments.sink_entries;
+  options.with_stored = output.per.any_step();
+  options.with_entries = output.per.entry;
   options.with_scores = options.with_resident = !arguments.dump.empty();
   options.skip_missing_needs = policies.size() > 1;
   warn_of_fixed_budgets(policies, arguments);
@@ -225,9 +263,9 @@ void run(const Arguments& arguments) {
   analysis::Provenance provenance;
   if (!arguments.run_file.empty() || !arguments.dump.empty()) provenance = provenance_of(arguments, readers);
 
-  ReplayOutputs outputs(output, plan, readers, std::move(provenance));
+  ReplayOutputs outputs(output, plan, readers, std::move(provenance), predictor_of(arguments, readers));
   const bool complete = replay_into(outputs, readers, plan, options);
-  print_results(outputs, arguments.quiet);
+  print_results(outputs, arguments);
   if (!complete) {
     fmt::print(stderr, "interrupted: {} finished rows are kept\n", outputs.rows().size());
     throw CLI::RuntimeError(traces::interrupted_status);
@@ -266,7 +304,8 @@ void add_replay_command(CLI::App& app, const std::vector<std::string>& words) {
       ->type_name("kept.h5");
   command->add_option("--events", arguments->events, "Write what caches do step by step: evictions, demotions, recalls")
       ->type_name("events.csv");
-  list("--per", arguments->per, "Detail for run.h5 by these axes: layer, head, step")->type_name("AXIS,...");
+  list("--per", arguments->per, "Detail for run.h5 by these axes: layer, head, step, entry; steps: by step beside them")
+      ->type_name("AXIS,...");
   list("--layers", arguments->layers, "Layers of the model to replay, such as 0,9,20-29 (default: all captured)")
       ->type_name("N,...");
   command->add_option("--threads", arguments->threads, "Threads; results do not depend on it (default: all cores)")
@@ -282,6 +321,21 @@ void add_replay_command(CLI::App& app, const std::vector<std::string>& words) {
           "most that premature evictions are a share of (default: 32)")
       ->type_name("M")
       ->check(CLI::Range(1, 1 << 30));
+  command
+      ->add_option("--sink-entries", arguments->sink_entries,
+                   "Tokens at the start of a sequence that count as attention sinks (default: 4)")
+      ->type_name("S")
+      ->check(CLI::Range(0, 1 << 30));
+  command
+      ->add_option("--calibration", arguments->calibration,
+                   "Predict damage with this file of `evictsim calibrate`, instead of the trace's sensitivity")
+      ->type_name("model.cal.json");
+  command
+      ->add_option("--coverage", arguments->coverage,
+                   "Share of points that the bands of predicted damage hold (default: 0.9)")
+      ->type_name("C")
+      ->check(CLI::Range(0.5, 0.99));
+  command->add_flag("--rank", arguments->rank, "Print policies in the order of their predicted damage, by budget");
   command->add_flag("--quiet,-q", arguments->quiet, "Print neither progress nor table");
   command->callback([arguments] { run(*arguments); });
 }

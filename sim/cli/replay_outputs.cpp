@@ -25,6 +25,7 @@ bool same_file(const std::filesystem::path& left, const std::filesystem::path& r
 void require_separate_outputs(const OutputOptions& options, const std::vector<traces::Reader>& readers) {
   std::vector<std::filesystem::path> taken;
   for (const traces::Reader& reader : readers) taken.push_back(reader.path());
+  if (!options.calibration.empty()) taken.push_back(options.calibration);
   const auto check = [&taken](const char* option, const std::filesystem::path& path) {
     if (path.empty()) return;
     if (path == "-") {
@@ -85,8 +86,9 @@ class ReplayOutputs::Progress : public analysis::ForwardingObserver {
 };
 
 ReplayOutputs::ReplayOutputs(const OutputOptions& options, const sim::ReplayPlan& plan,
-                             const std::vector<traces::Reader>& readers, analysis::Provenance provenance)
-    : options_(options), plan_(plan) {
+                             const std::vector<traces::Reader>& readers, analysis::Provenance provenance,
+                             analysis::DamagePredictor predictor)
+    : options_(options), plan_(plan), predictor_(std::move(predictor)) {
   accumulator_ = std::make_unique<analysis::RunAccumulator>(
       plan, analysis::evidence_spans(readers), options.per,
       [this](analysis::SequenceResult&& result) { take(std::move(result)); });
@@ -121,13 +123,14 @@ void ReplayOutputs::take(analysis::SequenceResult&& result) {
     std::fprintf(stderr, "error: %s: sequence %s of %s: %s\n", plan_.policies[policy].name.c_str(),
                  result.start.name.c_str(), result.start.trace_path.c_str(), why.c_str());
   }
+  for (analysis::RunRow& row : result.rows) predictor_.predict(result.start.trace, row);
   if (result.start.decode_rows.empty()) ++without_decode_rows_[result.start.trace_path];
   if (csv_) {
     std::string lines;
     for (const analysis::RunRow& row : result.rows) lines += analysis::csv_line(analysis::cells(row));
     csv_->append(lines);
   }
-  if (run_file_) run_file_->add(result);
+  if (run_file_) run_file_->add(result, events_.get());
   rows_.insert(rows_.end(), result.rows.begin(), result.rows.end());
 }
 

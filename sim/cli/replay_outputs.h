@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "analysis/csv.h"
+#include "analysis/damage/predictor.h"
 #include "analysis/event_log.h"
 #include "analysis/forwarding_observer.h"
 #include "analysis/run_accumulator.h"
@@ -31,7 +32,8 @@ inline std::string_view layers_hint(std::string_view why) {
 /// What the user asked for; empty paths: not asked for.
 struct OutputOptions {
   std::filesystem::path run_file, csv, dump, events;
-  std::string dump_command_line;  ///< what decides the dump's content, and nothing else, so that its bytes repeat
+  std::filesystem::path calibration;  ///< of predicted damage; an input
+  std::string dump_command_line;      ///< what decides the dump's content, and nothing else, so that its bytes repeat
   analysis::DetailAxes per;
   bool quiet = false;
 };
@@ -45,7 +47,7 @@ class ReplayOutputs {
  public:
   /// References must outlive this.
   ReplayOutputs(const OutputOptions& options, const sim::ReplayPlan& plan, const std::vector<traces::Reader>& readers,
-                analysis::Provenance provenance);
+                analysis::Provenance provenance, analysis::DamagePredictor predictor);
 
   [[nodiscard]] sim::ReplayObserver& observer();
   /// Writes what is held in memory and gives the files their names. `complete`: the replay came to its end.
@@ -62,6 +64,7 @@ class ReplayOutputs {
 
   OutputOptions options_;
   const sim::ReplayPlan& plan_;
+  analysis::DamagePredictor predictor_;
   std::vector<analysis::RunRow> rows_;
   std::set<std::pair<std::size_t, std::size_t>> warned_;    ///< (policy, trace): its sequences mostly lack the same
   std::map<std::string, std::size_t> without_decode_rows_;  ///< sequences by trace

@@ -121,6 +121,7 @@ void print_optional_data(const Reader& reader) {
           Channel::cos_attention, Channel::residual_norm, Channel::final_norm_input}) {
       channels.count(to_string(channel), reader.has_channel(sequence, channel));
     }
+    channels.count("token_bytes", reader.sequences()[sequence].token_texts.has_value());
     channels.count("second_pass", reader.read_second_pass(sequence).has_value());
     for (const auto set : traces::packet_sets) {
       channels.count(fmt::format("packets/{}", to_string(set)), reader.read_packets(sequence, set).has_value());

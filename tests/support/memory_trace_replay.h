@@ -2,6 +2,7 @@
 /// \file
 /// Replaying a memory trace and comparing what comes back.
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <string>
@@ -53,7 +54,13 @@ inline bool same_rows(const CollectedRows& a, const CollectedRows& b) {
          same_bits(a.oracle_gain, b.oracle_gain) && same_bits(a.premature_evictions, b.premature_evictions) &&
          same_bits(a.error_squared, b.error_squared) && same_bits(a.output_squared, b.output_squared) &&
          a.resident == b.resident && a.evicted == b.evicted && a.resident_rows == b.resident_rows && a.cuts == b.cuts &&
-         a.scored_entries == b.scored_entries;
+         a.scored_entries == b.scored_entries &&
+         std::equal(a.class_mass.begin(), a.class_mass.end(), b.class_mass.begin(), same_bits<float>);
+}
+
+inline bool same_entries(const CollectedEntries& a, const CollectedEntries& b) {
+  return a.attention == b.attention && a.attended_most == b.attended_most && a.lost_mass == b.lost_mass &&
+         a.premature_evictions == b.premature_evictions;
 }
 
 /// Everything that the engine reported, bit by bit.
@@ -69,7 +76,13 @@ inline bool same_results(const ReplayCollector& a, const ReplayCollector& b) {
   for (const auto& [layer, rows] : a.full) {
     if (!b.full.contains(layer) || !same_rows(rows, b.full.at(layer))) return false;
   }
-  return true;
+  const auto equal = [](const auto& left, const auto& right) {
+    return left.first == right.first && same_entries(left.second, right.second);
+  };
+  return std::equal(a.lost_entries.begin(), a.lost_entries.end(), b.lost_entries.begin(), b.lost_entries.end(),
+                    equal) &&
+         std::equal(a.full_cache_entries.begin(), a.full_cache_entries.end(), b.full_cache_entries.begin(),
+                    b.full_cache_entries.end(), equal);
 }
 
 }  // namespace evictsim::test

@@ -3,7 +3,9 @@
 /// A replay observer that keeps everything, for tests.
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +25,14 @@ struct CollectedRows {
   std::vector<std::vector<std::uint8_t>> resident_rows;               ///< [head] [R * T]
   std::int64_t cuts = 0, scored_entries = 0;                          ///< while decoding
   std::vector<policies::StepTraffic> traffic;                         ///< [R]; empty without a placement
+  std::vector<policies::TierBytes> stored;                            ///< [R]; the same, and only where asked for
+  std::array<std::vector<float>, sim::token_class_count> class_mass;  ///< [R * Hq]
+};
+
+/// What became of the entries of one layer; of the full cache by query head, of a point the mean over these.
+struct CollectedEntries {
+  std::vector<std::vector<double>> attention, attended_most;  ///< [Hq][T]
+  std::vector<double> lost_mass, premature_evictions;         ///< [T]
 };
 
 /// Results of one sequence, by (point, layer slot).
@@ -41,6 +51,20 @@ class ReplayCollector final : public sim::ReplayObserver {
     CollectedRows& whole = full[block.layer];
     append(block.dilution, whole.dilution);
     append(block.entropy, whole.entropy);
+    append_classes(block.class_mass, whole);
+  }
+  void full_entries(const sim::FullEntries& entries) override {
+    full_cache_entries[entries.layer] = {.attention = {entries.attention.begin(), entries.attention.end()},
+                                         .attended_most = {entries.attended_most.begin(), entries.attended_most.end()},
+                                         .lost_mass = {},
+                                         .premature_evictions = {}};
+  }
+  void entry_losses(const sim::EntryLosses& losses) override {
+    lost_entries[{losses.point, losses.layer}] = {
+        .attention = {},
+        .attended_most = {},
+        .lost_mass = {losses.lost_mass.begin(), losses.lost_mass.end()},
+        .premature_evictions = {losses.premature_evictions.begin(), losses.premature_evictions.end()}};
   }
   void layer_block(const sim::LayerBlock& block) override {
     CollectedRows& out = rows[{block.point, block.layer}];
@@ -57,6 +81,8 @@ class ReplayCollector final : public sim::ReplayObserver {
     out.output_squared.insert(out.output_squared.end(), block.output_squared.begin(), block.output_squared.end());
     out.resident.insert(out.resident.end(), block.resident.begin(), block.resident.end());
     out.evicted.insert(out.evicted.end(), block.evicted.begin(), block.evicted.end());
+    append_classes(block.class_mass, out);
+    out.stored.insert(out.stored.end(), block.stored.begin(), block.stored.end());
     out.traffic.insert(out.traffic.end(), block.traffic.begin(), block.traffic.end());
     out.cuts += block.cuts;
     out.scored_entries += block.scored_entries;
@@ -74,9 +100,16 @@ class ReplayCollector final : public sim::ReplayObserver {
   std::map<Key, sim::PromptCut> cuts;
   std::map<Key, CollectedRows> rows;
   std::map<std::size_t, CollectedRows> full;
+  std::map<std::size_t, CollectedEntries> full_cache_entries;
+  std::map<Key, CollectedEntries> lost_entries;
   int finished_sequences = 0;
 
  private:
+  static void append_classes(std::span<const models::Matrix> masses, CollectedRows& out) {
+    for (std::size_t kind = 0; kind < masses.size(); ++kind) {
+      append(models::view(masses[kind].data(), masses[kind].rows(), masses[kind].cols()), out.class_mass[kind]);
+    }
+  }
   static void append(const models::MatrixView& matrix, std::vector<float>& out) {
     for (models::Index row = 0; row < matrix.rows(); ++row) {
       for (models::Index column = 0; column < matrix.cols(); ++column) out.push_back(matrix(row, column));

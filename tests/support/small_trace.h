@@ -61,9 +61,15 @@ inline SequenceInfo small_sequence(std::int32_t length = 20) {
   info.request_id = "r";
   info.task = "needle";
   info.text = "two\nlines";
+  // An empty token, one with a zero, and a character in two halves.
+  info.token_texts.emplace(static_cast<std::size_t>(length), " word");
+  (*info.token_texts)[0].clear();
+  (*info.token_texts)[1] = std::string("\0<", 2);
+  (*info.token_texts)[2] = "\xC3";
+  (*info.token_texts)[3] = "\xA9";
   info.positions.resize(static_cast<std::size_t>(length));
   std::iota(info.positions.begin(), info.positions.end(), 3);
-  info.spans = {{"evidence", {{2, 5}, {7, 8}}}, {"turn", {{0, length}}}};
+  info.spans = {{"evidence", {{2, 5}, {7, 8}}}, {"turn", {{0, length}}}, {"distractor", {{10, 11}}}};
   return info;
 }
 

@@ -80,6 +80,9 @@ const std::vector<Interval> intervals = {
     {Metric::resident_entries_low, Metric::resident_entries, Metric::resident_entries_high},
     {Metric::resident_bytes_low, Metric::resident_bytes, Metric::resident_bytes_high},
     {Metric::evictions_per_step_low, Metric::evictions_per_step, Metric::evictions_per_step_high},
+    {Metric::sink_mass_low, Metric::sink_mass, Metric::sink_mass_high},
+    {Metric::useful_mass_full_low, Metric::useful_mass_full, Metric::useful_mass_full_high},
+    {Metric::decoded_mass_low, Metric::decoded_mass, Metric::decoded_mass_high},
 };
 
 bool same_bits(const RunRow& left, const RunRow& right) {
@@ -116,6 +119,19 @@ TEST_CASE("a row holds the means, quantiles and counts of its definitions") {
     CHECK(row[Metric::premature_evictions] == Approx(mean_of(point.premature_evictions)).epsilon(1e-12));
     CHECK(row[Metric::dilution_full] == Approx(mean_of(replay.full_dilution)).epsilon(1e-12));
     CHECK(row[Metric::entropy_full] == Approx(mean_of(replay.full_entropy)).epsilon(1e-12));
+    double lost_sinks = 0;
+    for (const std::vector<double>& layer : point.lost_sinks) {
+      lost_sinks += std::accumulate(layer.begin(), layer.begin() + 21, 0.0) / 63;
+    }
+    CHECK(row[Metric::lost_sink_mass] == Approx(lost_sinks).epsilon(1e-12));
+    CHECK(row[Metric::sink_mass] == Approx(mean_of(point.class_mass[0])).epsilon(1e-12));
+    CHECK(row[Metric::useful_mass] == Approx(mean_of(point.class_mass[1])).epsilon(1e-12));
+    CHECK(row[Metric::distractor_mass] == Approx(mean_of(point.class_mass[2])).epsilon(1e-12));
+    CHECK(row[Metric::decoded_mass] == Approx(mean_of(point.class_mass[3])).epsilon(1e-12));
+    CHECK(row[Metric::sink_mass_full] == Approx(mean_of(replay.full_class_mass[0])).epsilon(1e-12));
+    CHECK(row[Metric::useful_mass_full] == Approx(mean_of(replay.full_class_mass[1])).epsilon(1e-12));
+    CHECK(row[Metric::distractor_mass_full] == Approx(mean_of(replay.full_class_mass[2])).epsilon(1e-12));
+    CHECK(row[Metric::decoded_mass_full] == Approx(mean_of(replay.full_class_mass[3])).epsilon(1e-12));
     CHECK(row[Metric::output_error_median] == pooled_quantile(point.output_error, 0.5));
     CHECK(row[Metric::output_error_p95] == pooled_quantile(point.output_error, 0.95));
     CHECK(row[Metric::output_error_p99] == pooled_quantile(point.output_error, 0.99));

@@ -4,6 +4,7 @@
 /// layer order and block size.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <numeric>
@@ -29,12 +30,17 @@ struct MadeUpReplay {
 
   /// [row][head] of one layer.
   using Values = std::vector<std::vector<float>>;
+  /// [TokenClass][layer]
+  using Classes = std::array<std::vector<Values>, sim::token_class_count>;
   struct Point {
     std::vector<Values> retained_mass, output_error, dilution, entropy;  ///< [layer]
     std::vector<Values> regret, oracle_gain, premature_evictions;        ///< [layer]
     std::vector<std::vector<double>> error_squared, output_squared;      ///< [layer][row]
     std::vector<std::vector<std::vector<std::int32_t>>> kept;            ///< [layer][cache head]
     std::vector<std::vector<std::int32_t>> resident, evicted;            ///< [layer][row * kv_heads + head]
+    Classes class_mass;
+    std::vector<std::vector<double>> lost_mass, premature_entries;  ///< [layer][entry]
+    std::vector<std::vector<double>> lost_sinks;                    ///< [layer][row]
   };
 
   explicit MadeUpReplay(unsigned seed, bool with_projection = true) : generator(seed), projection(with_projection) {
@@ -62,6 +68,19 @@ struct MadeUpReplay {
       full_entropy.push_back(values());
     }
     for (std::size_t point = 0; point < plan.points.size(); ++point) points.push_back(make_point());
+    full_class_mass = classes();
+    for (std::size_t layer = 0; layer < start.layers.size(); ++layer) {
+      auto& attention = full_attention.emplace_back();
+      for (int head = 0; head < query_heads; ++head) attention.push_back(entry_values());
+    }
+    for (Point& point : points) {
+      point.class_mass = classes();
+      for (std::size_t layer = 0; layer < start.layers.size(); ++layer) {
+        point.lost_mass.push_back(entry_values());
+        point.premature_entries.push_back(entry_values());
+        point.lost_sinks.push_back(entry_values());
+      }
+    }
   }
 
   /// Hands everything over; layers in `order` (indices into start.layers), rows in blocks of `block_rows`.
@@ -89,8 +108,13 @@ struct MadeUpReplay {
       const std::span<const std::int32_t> block(all.data() + first, count);
       const std::vector<float> dilution = dense(full_dilution[layer], first, count);
       const std::vector<float> entropy = dense(full_entropy[layer], first, count);
-      observer.full_block({layer, block, view(dilution, count), view(entropy, count)});
+      const auto masses = dense(full_class_mass, layer, first, count);
+      observer.full_block({layer, block, view(dilution, count), view(entropy, count), masses});
       for (std::size_t point = 0; point < points.size(); ++point) send_block(observer, point, layer, first, count);
+    }
+    observer.full_entries({layer, full_attention[layer], full_attention[layer]});
+    for (std::size_t point = 0; point < points.size(); ++point) {
+      observer.entry_losses({point, layer, points[point].lost_mass[layer], points[point].premature_entries[layer]});
     }
   }
 
@@ -99,6 +123,8 @@ struct MadeUpReplay {
   sim::SequenceStart start;
   sim::ReplayPlan plan;
   std::vector<Values> full_dilution, full_entropy;
+  Classes full_class_mass;
+  std::vector<std::vector<std::vector<double>>> full_attention;  ///< [layer][query head][entry]
   std::vector<Point> points;
 
  private:
@@ -108,6 +134,20 @@ struct MadeUpReplay {
     for (std::vector<float>& row : made) {
       for (float& value : row) value = distribution(generator);
     }
+    return made;
+  }
+
+  Classes classes() {
+    Classes made;
+    for (std::vector<Values>& layers : made) {
+      for (std::size_t layer = 0; layer < start.layers.size(); ++layer) layers.push_back(values());
+    }
+    return made;
+  }
+  std::vector<double> entry_values() {
+    std::uniform_real_distribution<double> distribution(0.0, 1.0);
+    std::vector<double> made(prompt_length + rows);
+    for (double& value : made) value = distribution(generator);
     return made;
   }
 
@@ -153,6 +193,14 @@ struct MadeUpReplay {
       made.insert(made.end(), values[row].begin(), values[row].end());
     return made;
   }
+  static std::array<models::Matrix, sim::token_class_count> dense(const Classes& classes, std::size_t layer,
+                                                                  std::size_t first, std::size_t count) {
+    std::array<models::Matrix, sim::token_class_count> made;
+    for (std::size_t kind = 0; kind < made.size(); ++kind) {
+      made[kind] = view(dense(classes[kind][layer], first, count), count);
+    }
+    return made;
+  }
   static models::MatrixView view(const std::vector<float>& values, std::size_t count) {
     return models::view(values.data(), static_cast<models::Index>(count), query_heads);
   }
@@ -167,6 +215,7 @@ struct MadeUpReplay {
     const std::vector<float> regret = dense(point.regret[layer], first, count);
     const std::vector<float> gain = dense(point.oracle_gain[layer], first, count);
     const std::vector<float> premature = dense(point.premature_evictions[layer], first, count);
+    const auto masses = dense(point.class_mass, layer, first, count);
     std::span<const double> error_squared;
     std::span<const double> output_squared;
     if (projection) {
@@ -192,9 +241,11 @@ struct MadeUpReplay {
                           .output_error = view(error, count),
                           .dilution = view(dilution, count),
                           .entropy = view(entropy, count),
+                          .class_mass = masses,
                           .regret = view(regret, count),
                           .oracle_gain = view(gain, count),
                           .premature_evictions = view(premature, count),
+                          .lost_sink_mass = std::span(point.lost_sinks[layer]).subspan(first, count),
                           .error_squared = error_squared,
                           .output_squared = output_squared,
                           .resident = std::span(point.resident[layer]).subspan(first * kv_heads, count * kv_heads),

@@ -112,6 +112,7 @@ TEST_CASE("older run files say what to do, damaged and foreign ones are refused"
     const hdf5::Guard guard;
     const hdf5::Node root = hdf5::Node::create_file(path, path);
     root.set_attribute("format", std::string("evictsim-run"));
+    root.set_attribute("format_version", std::int64_t{1});
   }
   CHECK(code_of() == ErrorCode::missing_data);
   CHECK_THROWS_WITH(read_recorded_caches(path), Catch::Matchers::Contains("again"));
@@ -119,6 +120,7 @@ TEST_CASE("older run files say what to do, damaged and foreign ones are refused"
     const hdf5::Guard guard;
     const hdf5::Node root = hdf5::Node::create_file(path, path);
     root.set_attribute("format", std::string("evictsim-run"));
+    root.set_attribute("format_version", std::int64_t{1});
     (void)root.create_group("profile");
   }
   CHECK(code_of() != ErrorCode::interrupted);
@@ -217,6 +219,15 @@ TEST_CASE("the frontier holds every row that no other one beats") {
   const std::vector<double> expected = {1, 1, 0, 0, 1, 1};
   for (std::size_t i = 0; i < expected.size(); ++i) CHECK(rows[i].frontier == expected[i]);
   CHECK(std::isnan(rows[6].frontier));
+
+  // Predicted damage decides where all rows have it: now the fourth is better than the second, with as many tokens.
+  for (PlanRow& row : rows) row.predicted_kl = 1 - row.output_error;
+  rows[6].predicted_kl = PlanRow::none;
+  mark_frontier(rows, false);
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(rows[i].frontier == (i == 4 ? 1 : 0));
+  rows[0].predicted_kl = PlanRow::none;
+  mark_frontier(rows, false);
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(rows[i].frontier == expected[i]);
 }
 
 TEST_CASE("recall and host bytes of a plan follow its requests") {

@@ -133,6 +133,46 @@ TEST_CASE("run.h5 holds rows, summary, provenance, policies and detail") {
   CHECK(reals(mass)[1 * 4 + 2] == Approx(expected).epsilon(1e-12));
 }
 
+TEST_CASE("entries lie beside the other detail: packed by layer and head, as shares otherwise") {
+  const MadeUpReplay replay(3);
+  for (const char* axes : {"entry,layer,head", "entry"}) {
+    const std::filesystem::path path = scratch("entries") / "run.h5";
+    SequenceResult kept;
+    RunFile file(path, replay.plan, made_up_provenance());
+    RunAccumulator accumulator(replay.plan, no_evidence, DetailAxes::parse(axes), [&](SequenceResult&& result) {
+      file.add(result);
+      kept = std::move(result);
+    });
+    replay.send(accumulator, {1, 0, 2}, 8);
+    file.seal(true);
+
+    const hdf5::Guard guard;
+    const hdf5::Node root = open(path);
+    const hdf5::Node sequence = root.group("detail").group("trace_0").group("000000");
+    const auto same = [](const hdf5::Node& group, const EntryArray& array) {
+      const hdf5::Node dataset = group.dataset(array.name);
+      CHECK(dataset.shape() == array.shape);
+      CHECK(dataset.text_attribute("axes") == array.axes);
+      if (array.bits.empty()) {
+        CHECK(reals(dataset) == std::vector<double>(array.values.begin(), array.values.end()));
+        return;
+      }
+      CHECK(dataset.text_attribute("packed") == "little");
+      CHECK(dataset.integer_attribute("entries") == 40);
+      CHECK(integers(dataset) == std::vector<std::int64_t>(array.bits.begin(), array.bits.end()));
+    };
+    REQUIRE(kept.full_entries.size() == 2);
+    for (const EntryArray& array : kept.full_entries) same(sequence, array);
+    for (std::size_t row = 0; row < kept.rows.size(); ++row) {
+      const hdf5::Node group =
+          sequence.group(row < 2 ? "snapkv(window=4,kernel=3)" : "host|tova").group(kept.rows[row].budget);
+      REQUIRE(kept.entries[row].size() == 3);
+      for (const EntryArray& array : kept.entries[row]) same(group, array);
+      CHECK(group.has("retained_mass") == (axes != std::string("entry")));
+    }
+  }
+}
+
 TEST_CASE("a file that is not sealed leaves nothing, and an older one of its name as it was") {
   const std::filesystem::path folder = scratch("unsealed");
   const MadeUpReplay replay(1);

@@ -95,6 +95,21 @@ TEST_CASE("published block counts come out within 3 %") {
   CHECK(static_cast<double>(sglang.tokens) == Approx(367404).epsilon(0.03));
 }
 
+TEST_CASE("runs of old versions hold what those versions kept while they measured their memory") {
+  // vLLM 0.9 sorts the logits of all its sequences in order to sample: 22 bytes of each at once.
+  KvOverhead sorting = overhead_of("vllm");
+  sorting.logit_bytes = 22;
+  Deployment quantised = layout(4);
+  quantised.weights = ElementType::fp8;
+  const KvBudget experts = budget("qwen3-235b-a22b", "h100-80gb-sxm", quantised, {0.9, 16, 8192, 1024}, sorting);
+  CHECK(static_cast<double>(experts.tokens) == Approx(178880).epsilon(0.03));
+  // vLLM 0.2 keeps the tensors of a step's 160 all-reduces, 4096 tokens of 8192 numbers each, until the step's end.
+  KvOverhead reducing = overhead_of("vllm");
+  reducing.context_bytes += std::int64_t{160} * 4096 * 8192 * 2;
+  const KvBudget dense = budget("llama-2-70b", "a100-80gb-sxm", layout(4), {0.9, 16, 4096, 256}, reducing);
+  CHECK(static_cast<double>(dense.blocks) == Approx(20865).epsilon(0.05));
+}
+
 TEST_CASE("printed terms give the printed block count exactly") {
   // vLLM on an RTX 3090 with Llama-3.1-8B: 23.58 GiB visible, peak 17.06 with weights of 14.99, 0.35 besides PyTorch.
   KvOverhead printed{.activation_factor = 0};

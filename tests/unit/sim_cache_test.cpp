@@ -285,7 +285,7 @@ TEST_CASE("a policy that cuts while decoding") {
   for (std::size_t first = 0; first < rows.size(); first += block) {
     const auto part = rows.subspan(first, std::min(block, rows.size() - first));
     const Tile tile = make_tile(layer.data(), part, by_query, nullptr);
-    run.advance(tile, true);
+    run.advance(tile, {.resident = true});
     REQUIRE(run.resident().size() == 2 * part.size());
     REQUIRE(run.resident_rows().size() == 2);
     for (std::size_t r = 0; r < part.size(); ++r, ++step) {
@@ -345,7 +345,7 @@ TEST_CASE("rows without a query arrive and are cut all the same") {
   run.begin();
   const auto rows = layer.data().decode_rows();
   REQUIRE(rows.size() == 4);
-  run.advance(make_tile(layer.data(), rows, false, nullptr), false);
+  run.advance(make_tile(layer.data(), rows, false, nullptr), {});
   CHECK(log.scored_at == std::vector<Index>{20, 23, 26, 29, 32});
   CHECK(log.attention.empty());
   // Attended: 5 kept + decoded since the cut. Row 22: + 20, 21, 22; then cut to 5; 23: + 1; 29: cut after 28, + 1; 31:

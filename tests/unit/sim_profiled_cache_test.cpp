@@ -1,8 +1,12 @@
 // Do profiles of policies give the blocks and reads that one works out by hand?
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 
+#include "models/llm.h"
+#include "sim/serving/mixed_cache.h"
 #include "sim/serving/profiled_cache.h"
 #include "tests/support/serving_double.h"
 #include "traces/error.h"
@@ -136,4 +140,31 @@ TEST_CASE("what keeps everything is no cache of its own, and impossible profiles
   CacheProfile growing = profile_of({{0.5, 4}}, 4);
   growing.growth = 2;
   CHECK_THROWS_AS(sim::profiled_cache(growing, 0), Error);
+}
+
+TEST_CASE("a policy beside sliding windows rules the layers that keep everything, and only those") {
+  setenv("EVICTSIM_DATA", EVICTSIM_SOURCE_DIR "/models", 1);
+  const models::Llm llm = models::find_llm("gpt-oss-120b");  // every other layer has a window of 128
+  CHECK(sim::evictable_share(llm) == 0.5);
+  const auto cache = sim::mixed_cache(llm, sim::profiled_cache(profile_of({{0.1, 8}}, 8), 0));
+  REQUIRE(cache);
+  CHECK(entries_read(*cache, 1000, 1001) == Approx((101 + 128) / 2.0));
+  CHECK(entries_read(*cache, 1000, 1101) == Approx((201 + 128) / 2.0));
+  CHECK(cache->blocks(1000, 1000, 16) == 36);  // (63 + 8) / 2
+  CHECK(cache->blocks(1000, 1001, 16) == 8);   // (7 + 8) / 2
+  CHECK(cache->chunk(0, 100).pairs == 5050);
+  for (const std::int64_t prompt : {50, 120, 1000}) {
+    std::int64_t context = 1;
+    while (context < prompt + 300) {
+      const sim::ReadSpan span = cache->reads(prompt, context);
+      const std::int64_t last = std::min<std::int64_t>(span.until, prompt + 300);
+      for (std::int64_t at = context; at <= last; ++at) {
+        CHECK(cache->reads(prompt, at).units == span.units + (at - context) * span.units_per_token);
+      }
+      context = last + 1;
+    }
+  }
+  const auto plain = sim::profiled_cache(profile_of({{0.1, 8}}, 8), 0);
+  CHECK(sim::mixed_cache(models::find_llm("llama-3.1-8b"), plain) == plain);
+  CHECK_THROWS_AS(sim::mixed_cache(models::find_llm("glm-5"), plain), Error);
 }

@@ -106,6 +106,24 @@ std::vector<Case> structural_cases() {
        Code::invalid_value, "/sequences/000000/token_ids", "vocabulary"},
       {"tokens as floats", [zeros](hid_t f) { replace_floats(f, "/sequences/000000/token_ids", {20}, zeros(20)); },
        Code::wrong_type, "/sequences/000000/token_ids", "integers"},
+      {"texts of too few tokens",
+       [](hid_t f) {
+         replace_integers(f, "/sequences/000000/token_ends", {2}, {0, 1});
+       },
+       Code::wrong_shape, "/sequences/000000/token_ends", "[T]"},
+      {"texts that go back",
+       [counted](hid_t f) {
+         auto ends = counted(20);
+         ends[7] = 2;
+         replace_integers(f, "/sequences/000000/token_ends", {20}, ends);
+       },
+       Code::invalid_value, "/sequences/000000/token_ends", "decrease"},
+      {"texts beyond their bytes",
+       [counted](hid_t f) { replace_integers(f, "/sequences/000000/token_ends", {20}, counted(20, 1000)); },
+       Code::invalid_value, "/sequences/000000/token_ends", "inside token_bytes"},
+      {"bytes of no token",
+       [counted](hid_t f) { replace_integers(f, "/sequences/000000/token_ends", {20}, counted(20)); },
+       Code::invalid_value, "/sequences/000000/token_ends", "end where token_bytes does"},
       {"span beyond the end",
        [](hid_t f) {
          replace_integers(f, "/sequences/000000/spans/evidence", {1, 2}, {3, 21});

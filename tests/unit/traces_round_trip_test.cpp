@@ -100,6 +100,7 @@ TEST_CASE("every dataset and attribute of the format is read back as it was writ
     CHECK(info.prompt_length == 16);
     CHECK(info.length == 20);
     CHECK(info.text == wanted.text);
+    CHECK(info.token_texts == wanted.token_texts);
     CHECK(info.positions == wanted.positions);
     CHECK(info.spans == wanted.spans);
     for (const int layer : {1, 3}) {

@@ -72,6 +72,7 @@ TEST_CASE("a slice keeps chosen layers, heads, sequences and rows exactly") {
   CHECK(info.length == 13);
   CHECK(info.prompt_length == 11);
   CHECK(info.positions.front() == 8);
+  CHECK(info.token_texts == std::vector<std::string>(13, " word"));
   CHECK(info.spans.at("evidence") == std::vector<Span>{{2, 3}});
   CHECK(info.spans.at("turn") == std::vector<Span>{{0, 13}});
   CHECK(sliced.stored_type(0, 3) == type);

@@ -1,0 +1,139 @@
+#include "analysis/report/text_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "analysis/report/plan_charts.h"
+#include "analysis/report/ranking.h"
+#include "analysis/report/sentences.h"
+#include "analysis/table.h"
+#include "analysis/text_table.h"
+
+namespace evictsim::analysis {
+namespace {
+
+/// Policies by mean over budgets, the best first; where no direction is better, by name.
+std::vector<std::size_t> ranked(const PointGrid& grid, const ShownMetric& metric) {
+  std::vector<std::pair<double, std::size_t>> order;
+  for (std::size_t policy = 0; policy < grid.policies().size(); ++policy) {
+    double sum = 0, count = 0;
+    for (std::size_t budget = 0; budget < grid.budgets().size(); ++budget) {
+      const double value = grid.at(policy, budget).summary[metric.metric].mean;
+      if (std::isnan(value)) continue;
+      sum += metric.cost(value);
+      ++count;
+    }
+    order.emplace_back(count > 0 ? sum / count : std::numeric_limits<double>::infinity(), policy);
+  }
+  if (metric.better != Better::neither) std::sort(order.begin(), order.end());
+  std::vector<std::size_t> policies;
+  for (const auto& [cost, policy] : order) policies.push_back(policy);
+  return policies;
+}
+
+std::string run_text(const PointGrid& grid, const ShownMetric& metric) {
+  if (!grid.has(metric)) {
+    return fmt::format("{}: the run holds no value of it ({}).\n", metric.title, metric.name());
+  }
+  std::vector<std::vector<std::string>> rows = {{"policy", ""}};
+  for (const PointGrid::Budget& budget : grid.budgets()) rows.front().push_back(terminal_text(budget.text));
+  const std::vector<std::uint8_t> front =
+      metric.better == Better::neither ? std::vector<std::uint8_t>(grid.size(), 0) : fronts(grid, metric).budget;
+  double lowest = std::numeric_limits<double>::infinity(), highest = -lowest;
+  for (std::size_t place = 0; place < grid.size(); ++place) {
+    const double value =
+        grid.at(place / grid.budgets().size(), place % grid.budgets().size()).summary[metric.metric].mean;
+    if (std::isnan(value)) continue;
+    lowest = std::min(lowest, value);
+    highest = std::max(highest, value);
+  }
+  bool oracles = false, over = false;
+  for (const std::size_t policy : ranked(grid, metric)) {
+    const PointGrid::Policy& of = grid.policies()[policy];
+    std::vector<double> values;
+    std::vector<std::string> cells;
+    for (std::size_t budget = 0; budget < grid.budgets().size(); ++budget) {
+      values.push_back(grid.at(policy, budget).summary[metric.metric].mean);
+      const bool exceeds = !grid.at(policy, budget).within.value_or(true) && of.kind != PolicyKind::full;
+      over = over || exceeds;
+      cells.push_back(rounded(values.back()) + (front[policy * grid.budgets().size() + budget] != 0 ? "*"
+                                                : exceeds                                           ? "+"
+                                                                                                    : " "));
+    }
+    oracles = oracles || of.kind == PolicyKind::oracle;
+    std::vector<std::string>& row = rows.emplace_back();
+    row = {terminal_text(of.about.name) + (of.kind == PolicyKind::oracle ? " (oracle)" : ""),
+           sparkline(values, lowest, highest)};
+    row.insert(row.end(), cells.begin(), cells.end());
+  }
+  std::string text = fmt::format("{} ({}), by budget:\n\n{}", metric.title, metric.unit, aligned(rows, 2));
+  if (std::any_of(front.begin(), front.end(), [](std::uint8_t on) { return on != 0; })) {
+    text += "* on the Pareto front: nothing is better at this budget or a smaller one\n";
+  }
+  if (over) text += "+ keeps more bytes in HBM than the budget says\n";
+  return text;
+}
+
+std::string best_text(const PointGrid& grid, const ShownMetric& metric) {
+  if (metric.better == Better::neither) return {};
+  std::vector<std::vector<std::string>> rows = {{"budget", "best", "next", metric.name(), "next's", "apart"}};
+  for (const BestPolicy& best : best_policies(grid, metric)) {
+    rows.push_back({terminal_text(grid.budgets()[best.budget].text),
+                    terminal_text(grid.policies()[best.policy].about.name),
+                    best.next ? terminal_text(grid.policies()[*best.next].about.name) : "-", rounded(best.value.mean),
+                    rounded(best.next_value),
+                    !best.apart   ? "not known"
+                    : *best.apart ? "yes"
+                                  : "no"});
+  }
+  return rows.size() == 1 ? std::string() : "\n" + aligned(rows, 3);
+}
+
+std::string plan_text(const PlanContents& plan) {
+  std::vector<std::vector<std::string>> rows = {{"deployment", "GPUs", "rate", "tokens/s", "TTFT s", "p99", "TPOT ms",
+                                                 "p99", "error", "frontier", "KV over time"}};
+  const std::vector<std::string> labels = row_labels(plan);
+  for (std::size_t index = 0; index < plan.rows.size(); ++index) {
+    const PlanRow& row = plan.rows[index];
+    const PlanSeries& series = plan.backgrounds[index].series;
+    constexpr std::size_t most_blocks = 20;
+    std::vector<double> used;
+    const std::size_t step = (series.kv_tokens.size() + most_blocks - 1) / most_blocks;
+    for (std::size_t i = 0; i < series.kv_tokens.size(); i += step) used.push_back(series.kv_tokens[i]);
+    rows.push_back({terminal_text(labels[index]), rounded(row.gpus), rounded(row.rate),
+                    rounded(row.output_tokens_per_second), rounded(row.ttft_mean), rounded(row.ttft_p99),
+                    rounded(1000 * row.tpot_mean), rounded(1000 * row.tpot_p99), rounded(row.output_error),
+                    std::isnan(row.frontier) ? "-"
+                    : row.frontier == 1      ? "yes"
+                                             : "no",
+                    sparkline(used, 0, series.kv_capacity_tokens)});
+  }
+  return aligned(rows);
+}
+
+}  // namespace
+
+std::string text_report(const ReportInputs& inputs, const ShownMetric& metric) {
+  std::string head, tables;
+  for (const RunReader& reader : inputs.runs) {
+    const PointGrid grid(reader.contents());
+    head += terminal_text(asked(grid)) + "\n";
+    for (const std::string& sentence : run_sentences(grid)) head += terminal_text(sentence) + "\n";
+    tables += "\n" + run_text(grid, metric) + best_text(grid, metric);
+    for (const RunContents::Policy& policy : grid.left_out()) {
+      tables += fmt::format("{}: {}\n", terminal_text(policy.name), terminal_text(policy.status));
+    }
+  }
+  for (const PlanContents& plan : inputs.plans) {
+    head += terminal_text(asked(plan)) + "\n";
+    for (const std::string& sentence : plan_sentences(plan)) head += terminal_text(sentence) + "\n";
+    tables += "\n" + terminal_text(plan.path) + ":\n\n" + plan_text(plan);
+  }
+  if (!inputs.runs.empty()) head += std::string(open_loop_caveat) + "\n";
+  return head + tables;
+}
+
+}  // namespace evictsim::analysis
