@@ -424,7 +424,9 @@ class Builder {
       if (!eviction.profile.empty()) refuse("--profile", "leave it out: the workload is a replay itself");
       eviction.profile = replayed_path(arguments_.workloads.front());
     }
-    const auto profiles = plan_profiles(eviction);
+    auto profiles = plan_profiles(eviction);
+    // A timeline shows one row: the policy, not the full cache to compare it with.
+    if (!arguments_.timeline.empty() && profiles.size() == 2) profiles.erase(profiles.begin());
     if (!eviction.profile.empty()) add_input(eviction.profile, "profile");
     cases_.policies = profiles.size();
     vary<std::shared_ptr<const sim::CacheProfile>>(

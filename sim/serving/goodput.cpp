@@ -82,18 +82,23 @@ std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t
 }
 
 bool keeps_up(const ServingResult& result) {
-  std::vector<double> residence;
-  Time first = end_of_time, last = 0;
+  std::vector<double> service;
+  Time first = end_of_time, last = 0, finish = 0;
   for (const RequestRecord& request : result.requests) {
     first = std::min(first, request.arrival);
     last = std::max(last, request.arrival);
-    if (request.status == RequestStatus::completed) residence.push_back(to_seconds(request.finish - request.arrival));
+    if (request.status != RequestStatus::completed) continue;
+    finish = std::max(finish, request.finish);
+    service.push_back(to_seconds(request.finish - request.scheduled));
   }
-  if (residence.empty()) return false;
-  const auto tenth = residence.begin() + static_cast<std::ptrdiff_t>(residence.size() / 10);
-  std::nth_element(residence.begin(), tenth, residence.end());
+  if (service.empty()) return false;
+  const auto quantile = [&](std::size_t tenths) {
+    const auto place = service.begin() + static_cast<std::ptrdiff_t>(service.size() * tenths / 10);
+    std::nth_element(service.begin(), place, service.end());
+    return *place;
+  };
   const Time span = last - first;
-  if (to_seconds(span) < 8 * *tenth || span < 4) return true;
+  if (to_seconds(span) < 8 * quantile(1) || span < 4) return to_seconds(finish - last) <= 2 * quantile(9);
   const Time quarter = span / 4;
   const double second = mean_present(result.requests, first + quarter, first + 2 * quarter, result.end);
   const double fourth = mean_present(result.requests, last - quarter, last, result.end);

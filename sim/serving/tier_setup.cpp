@@ -38,6 +38,9 @@ std::optional<KvTiers> kv_tiers(const TiersSetup& setup, const models::Gpu& gpu,
                                 bool swaps) {
   if (setup.tiers.empty() && !swaps) return std::nullopt;
   std::vector<TierSetup> given = setup.tiers;
+  // A tier without room would keep everything from those below it.
+  const auto empty = [](const TierSetup& tier) { return tier.gib_per_gpu == 0; };
+  if (!std::all_of(given.begin(), given.end(), empty)) std::erase_if(given, empty);
   KvTiers made;
   made.rule = setup.rule;
   made.overlapped_layers = setup.layer_overlap ? layers : 1;

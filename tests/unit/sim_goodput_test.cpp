@@ -18,7 +18,7 @@ namespace {
 
 RequestRecord record(double arrival, double first_token, double finish, std::int64_t output = 11) {
   RequestRecord request;
-  request.arrival = from_seconds(arrival);
+  request.arrival = request.scheduled = from_seconds(arrival);
   request.first_token = from_seconds(first_token);
   request.finish = from_seconds(finish);
   request.prompt_tokens = 100;
@@ -109,6 +109,20 @@ TEST_CASE("growing queues are seen, and steady ones are not taken for growing") 
   CHECK_FALSE(keeps_up(regular(1000, [](int index) { return 5.0 + 0.1 * index; })));
   CHECK(keeps_up(regular(10, [](int) { return 5.0; })));  // too short to tell
   CHECK_FALSE(keeps_up(result_of({refused_record(0)})));
+
+  // A flood: all come within a second, and each waits for its turn of ten seconds.
+  std::vector<RequestRecord> flood;
+  for (int index = 0; index < 100; ++index) {
+    flood.push_back(record(0.01 * index, 10 * index, 10 * index + 10));
+    flood.back().scheduled = from_seconds(10 * index);
+  }
+  CHECK_FALSE(keeps_up(result_of(flood)));
+  // All at once in one batch is no flood.
+  for (RequestRecord& request : flood) {
+    request.scheduled = request.arrival;
+    request.finish = request.arrival + from_seconds(10);
+  }
+  CHECK(keeps_up(result_of(flood)));
 }
 
 TEST_CASE("latencies and rates of a run") {
