@@ -15,6 +15,7 @@
 #include "policies/budget.h"
 #include "sim/serving/goodput.h"
 #include "sim/serving/mixed_cache.h"
+#include "sim/serving/objective_watch.h"
 #include "traces/error.h"
 
 namespace evictsim::analysis {
@@ -48,7 +49,7 @@ std::string weights_of(const sim::ServingSetup& setup) { return models::precisio
 
 class Answering {
  public:
-  Answering(const PlanCase& plan, const BeforeRun& before_run) : plan_(plan), before_run_(before_run) {}
+  Answering(const PlanCase& plan, const PlanHooks& hooks) : plan_(plan), hooks_(hooks) {}
 
   PlanAnswer answer() {
     answer_.row = settings_of(plan_);
@@ -89,7 +90,17 @@ class Answering {
     return seeds;
   }
 
-  /// What the objective misses, or that queues grow; empty if all is well. Also called by several threads at once.
+  /// Whether the objective is met and queues do not grow. Also called by several threads at once.
+  bool passes(const sim::ServingOptions& options, const sim::Load& load, const std::string& tried) {
+    if (hooks_.searching) hooks_.searching(tried);
+    const auto source = plan_.workload->source(load);
+    const sim::WatchedRun run =
+        sim::serve_watched(options, *source, *plan_.objective, plan_.workload->most_requests(load));
+    add_simulated(run.seconds);
+    return run.result && plan_.objective->met(sim::ServiceMetrics::of(*run.result)) && sim::keeps_up(*run.result);
+  }
+
+  /// What the objective misses, or that queues grow.
   std::string misses(const sim::ServingOptions& options, const sim::Load& load) {
     const auto source = plan_.workload->source(load);
     const sim::ServingResult result = sim::serve(options, *source);
@@ -124,7 +135,9 @@ class Answering {
     search.highest = std::min(1e9, search.start * 1e4);
     const std::vector<std::uint64_t> tried = seeds();
     const auto found = sim::largest_rates(
-        [&](double rate, std::uint64_t seed) { return misses(deployed.options, search_load(rate, seed)).empty(); },
+        [&](double rate, std::uint64_t seed) {
+          return passes(deployed.options, search_load(rate, seed), fmt::format("{:.4g} requests per second", rate));
+        },
         tried, search);
     std::vector<double> rates;
     for (const std::optional<double>& rate : found) {
@@ -139,37 +152,61 @@ class Answering {
     return search_load(rates.front(), plan_.load.seed);
   }
 
+  /// Where a search for the fewest replicas begins. `of_one`: the rate of one with full batches. Where many are needed,
+  /// a few of them, which are simulated faster, tell what one serves within the objective.
+  std::int64_t about_enough(const std::function<sim::ServingOptions(std::int64_t)>& with, double rate, double of_one) {
+    constexpr std::int64_t few = 4;
+    double served = of_one;
+    if (rate > 4 * few * of_one) {
+      sim::RateSearch search;
+      search.start = few * of_one;
+      search.lowest = search.start / 16;
+      search.highest = rate;
+      search.tolerance = 0.01;
+      const auto found = sim::largest_rate(
+          [&](double tried) {
+            return passes(with(few), search_load(tried, plan_.load.seed),
+                          fmt::format("{:.4g} requests per second on {} replicas", tried, few));
+          },
+          search);
+      served = found.value_or(search.lowest) / few;
+    }
+    return static_cast<std::int64_t>(std::min(std::ceil(rate / served), 1e9));
+  }
+
   int fewest_replicas(const sim::DeployedModel& deployed, const sim::Load& load) {
     if (plan_.setup.disaggregation) {
       throw Error(ErrorCode::invalid_argument, "counts equal replicas and cannot be combined with --disaggregate",
                   {.parameter = "--min-gpus"});
     }
-    sim::ServingOptions options = deployed.options;
-    if (load.rate) {
-      options.replicas.replicas = 1;
-      const double lowest = std::min(*load.rate, first_guess(deployed, plan_)) * 1e-4;
-      if (!misses(options, search_load(lowest, load.seed)).empty()) refuse(options, lowest);
-    }
-    const auto passes = [&](std::int64_t replicas) {
+    const auto with = [&](std::int64_t replicas) {
+      sim::ServingOptions options = deployed.options;
       options.replicas.replicas = static_cast<int>(replicas);
-      const std::vector<std::uint64_t> tried = seeds();
-      return std::all_of(tried.begin(), tried.end(), [&](std::uint64_t seed) {
-        sim::Load of_seed = load;
-        of_seed.seed = seed;
-        return misses(options, of_seed).empty();
-      });
+      return options;
     };
-    const std::int64_t most = std::min(most_replicas, sim::most_blocks / options.replicas.blocks);
-    const std::optional<std::int64_t> replicas = sim::smallest_count(passes, most);
+    sim::CountSearch search;
+    search.most = std::min(most_replicas, sim::most_blocks / deployed.options.replicas.blocks);
+    if (load.rate) {
+      const double of_one = first_guess(deployed, plan_);
+      const double lowest = std::min(*load.rate, of_one) * 1e-4;
+      if (!passes(with(1), search_load(lowest, load.seed), "a request alone")) refuse(with(1), lowest);
+      search.start = about_enough(with, *load.rate, of_one);
+    }
+    const auto enough = [&](std::int64_t replicas, std::uint64_t seed) {
+      sim::Load of_seed = load;
+      of_seed.seed = seed;
+      return passes(with(replicas), of_seed, fmt::format("{} replica{}", replicas, replicas == 1 ? "" : "s"));
+    };
+    const std::optional<std::int64_t> replicas = sim::smallest_count(enough, seeds(), search);
     if (!replicas) {
-      throw Error(ErrorCode::invalid_argument, fmt::format("cannot be met with up to {} replicas", most),
+      throw Error(ErrorCode::invalid_argument, fmt::format("cannot be met with up to {} replicas", search.most),
                   {.parameter = "--slo", .value = plan_.objective_text});
     }
     return static_cast<int>(*replicas);
   }
 
   void run(sim::DeployedModel& deployed, const sim::Load& load) {
-    if (before_run_) before_run_(deployed.options);
+    if (hooks_.before_run) hooks_.before_run(deployed.options);
     const auto source = plan_.workload->source(load);
     answer_.result = sim::serve(deployed.options, *source);
     add_simulated(sim::to_seconds(answer_.result.end));
@@ -218,7 +255,8 @@ class Answering {
     }
     if (plan_.setup.profile && !plan_.setup.recorded) {
       fill_eviction(*plan_.setup.profile, answer_.result,
-                    sim::evictable_share(*plan_.setup.llm) * deployed.options.kv_bytes_per_token, row);
+                    sim::evictable_share(*plan_.setup.llm) * deployed.options.kv_bytes_per_token,
+                    deployed.options.tiers.has_value(), row);
     }
     row.utilisation = metrics.utilisation;
     row.running_mean = metrics.running_mean;
@@ -229,8 +267,12 @@ class Answering {
 
   /// What the row says of requests that were not served; throws if none was.
   std::string status_of(const sim::DeployedModel& deployed, const sim::ServiceMetrics& metrics) const {
-    const std::string memory = fmt::format("longer than the memory for {} tokens{}", deployed.kv_tokens(),
-                                           deployed.options.chunked_prefill ? "" : " or the token budget");
+    const bool below = deployed.options.tiers && plan_.setup.profile && plan_.setup.profile->host_share > 0;
+    const std::string memory = fmt::format("longer than the memory for {} tokens{}{}", deployed.kv_tokens(),
+                                           deployed.options.chunked_prefill ? "" : " or the token budget",
+                                           below ? fmt::format(" or keeps more than the {} bytes below it",
+                                                               deployed.options.tiers->tiers[0].capacity_bytes)
+                                                 : "");
     if (metrics.requests == 0) {
       throw Error(ErrorCode::missing_data, "no request arrives: give a longer --duration or a larger --rate",
                   {.parameter = "--workload", .value = plan_.workload->name()});
@@ -244,7 +286,7 @@ class Answering {
   }
 
   const PlanCase& plan_;
-  const BeforeRun& before_run_;
+  const PlanHooks& hooks_;
   PlanAnswer answer_;
   std::atomic<double> simulated_ = 0;
 };
@@ -330,6 +372,6 @@ double first_guess(const sim::DeployedModel& deployed, const PlanCase& plan) {
   return group.replicas * batch / (output * deployed.step_time.seconds(work));
 }
 
-PlanAnswer answer(const PlanCase& plan, const BeforeRun& before_run) { return Answering(plan, before_run).answer(); }
+PlanAnswer answer(const PlanCase& plan, const PlanHooks& hooks) { return Answering(plan, hooks).answer(); }
 
 }  // namespace evictsim::analysis

@@ -41,8 +41,13 @@ struct PlanAnswer {
   double simulated_seconds = 0;  ///< over all runs
 };
 
-/// Called with the options of the run that the row shows, before it begins.
-using BeforeRun = std::function<void(sim::ServingOptions&)>;
+/// What is told while a question is answered; each may be empty.
+struct PlanHooks {
+  /// With the options of the run that the row shows, before it begins.
+  std::function<void(sim::ServingOptions&)> before_run;
+  /// What a search tries next, "12 replicas"; from several threads, at the same time.
+  std::function<void(const std::string& tried)> searching;
+};
 
 /// The settings of the row, nothing else.
 PlanRow settings_of(const PlanCase& plan);
@@ -50,7 +55,7 @@ PlanRow settings_of(const PlanCase& plan);
 /// Runs to the end or throws Error: what sim::deploy(), the workload's source and sim::serve() throw, and
 /// invalid_argument for a question without an objective, a rate search of a closed loop, and an objective that no rate
 /// or number of GPUs meets.
-PlanAnswer answer(const PlanCase& plan, const BeforeRun& before_run = nullptr);
+PlanAnswer answer(const PlanCase& plan, const PlanHooks& hooks = {});
 
 /// Of the first requests of the workload.
 struct MeanLengths {

@@ -5,10 +5,13 @@
 #include <utility>
 #include <vector>
 
+#include "policies/policy.h"
+#include "traces/error.h"
+
 namespace evictsim::analysis {
 
 void fill_eviction(const sim::CacheProfile& profile, const sim::ServingResult& result, double kv_bytes_per_token,
-                   PlanRow& row) {
+                   bool tiers, PlanRow& row) {
   double recalled = 0;
   std::vector<std::pair<sim::Time, double>> changes;  // of the bytes in host memory
   for (const sim::RequestRecord& record : result.requests) {
@@ -16,7 +19,7 @@ void fill_eviction(const sim::CacheProfile& profile, const sim::ServingResult& r
     const auto decoded = static_cast<double>(std::max<std::int64_t>(0, record.generated_tokens - 1));
     recalled += decoded * profile.recalled_entries(record.prompt_tokens);
     const double held = profile.host_share * static_cast<double>(record.prompt_tokens) * kv_bytes_per_token;
-    if (held == 0) continue;
+    if (tiers || held == 0) continue;
     changes.emplace_back(record.first_token, held);
     if (record.finish != sim::not_yet) changes.emplace_back(record.finish, -held);
   }
@@ -31,6 +34,14 @@ void fill_eviction(const sim::CacheProfile& profile, const sim::ServingResult& r
   row.host_bytes_peak += peak;
 }
 
+bool is_oracle(const std::string& policy) {
+  try {
+    return policies::parse_policy(policy).is_oracle();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 void mark_frontier(std::span<PlanRow> rows, bool fewest_gpus) {
   const auto gain = [&](const PlanRow& row) {
     if (fewest_gpus) return row.slo_met == 1 ? -row.gpus : PlanRow::none;
@@ -42,13 +53,18 @@ void mark_frontier(std::span<PlanRow> rows, bool fewest_gpus) {
   const bool predicted = std::none_of(
       rows.begin(), rows.end(), [&](const PlanRow& row) { return comparable(row) && std::isnan(row.predicted_kl); });
   const auto damage = [&](const PlanRow& row) { return predicted ? row.predicted_kl : row.output_error; };
+  std::vector<PlanRow*> rivals;
   for (PlanRow& row : rows) {
     if (!comparable(row)) continue;
-    const bool beaten = std::any_of(rows.begin(), rows.end(), [&](const PlanRow& other) {
-      return comparable(other) && gain(other) >= gain(row) && damage(other) <= damage(row) &&
-             (gain(other) > gain(row) || damage(other) < damage(row));
+    row.frontier = 0;
+    if (!is_oracle(row.policy)) rivals.push_back(&row);
+  }
+  for (PlanRow* row : rivals) {
+    const bool beaten = std::any_of(rivals.begin(), rivals.end(), [&](const PlanRow* other) {
+      return gain(*other) >= gain(*row) && damage(*other) <= damage(*row) &&
+             (gain(*other) > gain(*row) || damage(*other) < damage(*row));
     });
-    row.frontier = beaten ? 0 : 1;
+    row->frontier = beaten ? 0 : 1;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "analysis/utf8.h"
 
@@ -12,6 +13,34 @@ namespace {
 std::size_t width_of(const std::string& cell) {
   return static_cast<std::size_t>(std::count_if(
       cell.begin(), cell.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xc0U) != 0x80U; }));
+}
+
+/// Of every column.
+std::vector<std::size_t> widths_of(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const std::vector<std::string>& cells : rows) {
+    widths.resize(std::max(widths.size(), cells.size()), 0);
+    for (std::size_t i = 0; i < cells.size(); ++i) widths[i] = std::max(widths[i], width_of(cells[i]));
+  }
+  return widths;
+}
+
+/// `text` in lines of at most `most` characters, broken behind a space or comma where there is one.
+std::vector<std::string> folded(const std::string& text, std::size_t most) {
+  std::vector<std::string> lines;
+  std::string rest = text;
+  while (width_of(rest) > most) {
+    std::size_t at = 0, count = 0, gap = 0;
+    for (; count < most; ++count) {
+      at += std::max<std::size_t>(character_length(rest, at), 1);
+      if (rest[at - 1] == ' ' || rest[at - 1] == ',') gap = at;
+    }
+    const std::size_t cut = gap > 0 ? gap : at;
+    lines.push_back(rest.substr(0, cut));
+    rest.erase(0, cut);
+  }
+  lines.push_back(rest);
+  return lines;
 }
 
 /// C1 controls are two bytes long; marks of direction would turn what follows them around.
@@ -28,13 +57,7 @@ bool is_control(std::string_view character) {
 }  // namespace
 
 std::string aligned(const std::vector<std::vector<std::string>>& rows, std::size_t left) {
-  std::vector<std::size_t> widths;
-  for (const std::vector<std::string>& cells : rows) {
-    widths.resize(std::max(widths.size(), cells.size()), 0);
-    for (std::size_t column = 0; column < cells.size(); ++column) {
-      widths[column] = std::max(widths[column], width_of(cells[column]));
-    }
-  }
+  const std::vector<std::size_t> widths = widths_of(rows);
   std::string out;
   for (const std::vector<std::string>& cells : rows) {
     for (std::size_t column = 0; column < cells.size(); ++column) {
@@ -45,6 +68,36 @@ std::string aligned(const std::vector<std::vector<std::string>>& rows, std::size
     out.erase(out.find_last_not_of(' ') + 1);
     out += '\n';
   }
+  return out;
+}
+
+std::size_t width_of(const std::vector<std::vector<std::string>>& rows) {
+  const std::vector<std::size_t> widths = widths_of(rows);
+  return std::accumulate(widths.begin(), widths.end(), 2 * (std::max<std::size_t>(widths.size(), 1) - 1));
+}
+
+std::string wrapped(const std::vector<std::vector<std::string>>& rows, std::size_t left, std::size_t width) {
+  std::vector<std::vector<std::string>> folded_rows;
+  for (const std::vector<std::string>& cells : rows) {
+    const std::vector<std::string> lines = folded(cells.empty() ? std::string() : cells.front(), width / 2);
+    for (const std::string& line : lines) folded_rows.push_back({line});
+    std::vector<std::string>& first = folded_rows[folded_rows.size() - lines.size()];
+    if (cells.size() > 1) first.insert(first.end(), cells.begin() + 1, cells.end());
+  }
+  const std::vector<std::size_t> widths = widths_of(folded_rows);
+  std::string out;
+  std::size_t begin = 1;
+  do {
+    std::size_t end = begin, used = widths.empty() ? 0 : widths.front();
+    while (end < widths.size() && (end == begin || used + 2 + widths[end] <= width)) used += 2 + widths[end++];
+    std::vector<std::vector<std::string>> part;
+    for (const std::vector<std::string>& cells : folded_rows) {
+      part.push_back({cells.front()});
+      for (std::size_t i = begin; i < std::min(end, cells.size()); ++i) part.back().push_back(cells[i]);
+    }
+    out += (out.empty() ? "" : "\n") + aligned(part, begin < left ? std::min(left, end) : 1);
+    begin = end;
+  } while (begin < widths.size());
   return out;
 }
 

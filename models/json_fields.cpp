@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -46,10 +48,16 @@ nlohmann::json parse_json_file(const std::filesystem::path& file) {
   if (!stream || std::filesystem::is_directory(file, failure)) {
     throw Error(ErrorCode::permission_denied, "the file cannot be read", where);
   }
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
   try {
-    return nlohmann::json::parse(stream);
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(ErrorCode::invalid_value, fmt::format("is not JSON: {}", error.what()), where);
+    return nlohmann::json::parse(text);
+  } catch (const nlohmann::json::parse_error& error) {
+    const std::string before = text.substr(0, error.byte > 0 ? error.byte - 1 : 0);
+    const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+    const std::size_t column = before.size() - (before.rfind('\n') + 1) + 1;
+    throw Error(ErrorCode::invalid_value, fmt::format("is not JSON from line {}, column {} on", line, column), where);
+  } catch (const nlohmann::json::exception&) {
+    throw Error(ErrorCode::invalid_value, "is not JSON: a number is too large", where);
   }
 }
 

@@ -31,15 +31,14 @@ void InverseRotation::apply(const models::Rope& rope, models::MatrixDouble& vect
 
 void average_rotation(const models::Rope& rope, double first, Index count, models::MatrixDouble& keys) {
   for (std::size_t pair = 0; pair < rope.inv_freq().size(); ++pair) {
-    double cosine = 0;
-    double sine = 0;
-    for (Index step = 0; step < count; ++step) {
-      const double angle = (first + static_cast<double>(step)) * rope.inv_freq()[pair];
-      cosine += std::cos(angle);
-      sine += std::sin(angle);
-    }
-    cosine *= rope.attention_scaling() / static_cast<double>(count);
-    sine *= rope.attention_scaling() / static_cast<double>(count);
+    // Steps of equal angle sum to a turn by their middle, shortened (Dirichlet's kernel).
+    const double angle = rope.inv_freq()[pair];
+    const auto steps = static_cast<double>(count);
+    const double half_step = std::sin(angle / 2);
+    const double length = half_step == 0 ? 1.0 : std::sin(steps * angle / 2) / (steps * half_step);
+    const double middle = (first + (steps - 1) / 2) * angle;
+    const double cosine = rope.attention_scaling() * length * std::cos(middle);
+    const double sine = rope.attention_scaling() * length * std::sin(middle);
     const auto a = static_cast<Index>(rope.first_of_pair(pair));
     const auto b = static_cast<Index>(rope.second_of_pair(pair));
     const Eigen::VectorXd old_a = keys.col(a);

@@ -24,6 +24,8 @@ class TextLines {
 
   /// The next one, without the byte order mark that spreadsheets put before UTF-8. Throws Error(io_failure).
   bool next(std::string& line);
+  /// Of the current line, from 1.
+  [[nodiscard]] std::size_t number() const { return number_; }
   /// About the current line.
   [[nodiscard]] Error error(ErrorCode code, const std::string& what, const std::string& field = {},
                             std::string_view value = {}) const;

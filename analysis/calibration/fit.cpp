@@ -20,8 +20,25 @@ using sim::MeasuredPoint;
 
 /// How far the logarithm of a mean constant lies from EngineConstants's own values, one standard deviation. Tight where
 /// kernel tables tell it: rates of memory and arithmetic.
-constexpr std::array<double, 19> mean_spread = {1,   0.7,  1,   0.7, 0.7, 1, 1,   0.25, 0.5, 0.4,
-                                                0.4, 0.35, 0.3, 0.4, 0.5, 1, 0.5, 1,    0.7};
+constexpr EngineConstants mean_spread = {.step_seconds = 1,
+                                         .layer_seconds = 0.7,
+                                         .expert_layer_seconds = 1,
+                                         .collective_seconds = 0.7,
+                                         .collective_doubling_seconds = 0.7,
+                                         .sequence_seconds = 1,
+                                         .chunk_seconds = 1,
+                                         .weight_bandwidth_share = 0.25,
+                                         .routing_spread = 0.5,
+                                         .expert_parallel_spread = 0.4,
+                                         .kv_bandwidth_share = 0.4,
+                                         .gemm_flops_share = 0.35,
+                                         .gemm_overlap = 0.3,
+                                         .attention_flops_share = 0.4,
+                                         .link_bandwidth_share = 0.5,
+                                         .request_seconds = 1,
+                                         .prefill_interference = 0.5,
+                                         .first_wave_share = 1,
+                                         .wait_factor = 0.7};
 
 struct LevelSpread {
   Level level;
@@ -78,9 +95,11 @@ class Unknowns {
       : constants_(models::engine_constants()),
         groups_(models::engine_constant_groups()),
         group_of_(groups_of_constants()) {
-    for (const EngineConstant& constant : constants_) prior_.push_back(std::log(EngineConstants().*constant.member));
-    for (std::size_t i = 0; i < constants_.size(); ++i)
-      precision_.push_back(1 / (mean_spread.at(i) * mean_spread.at(i)));
+    for (const EngineConstant& constant : constants_) {
+      prior_.push_back(std::log(EngineConstants().*constant.member));
+      const double spread = mean_spread.*constant.member;
+      precision_.push_back(1 / (spread * spread));
+    }
     places_.resize(points.size());
     size_ = constants_.size();
     for (const LevelSpread& level : levels) {

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <numeric>
-#include <set>
 #include <tuple>
 #include <utility>
 
@@ -35,14 +35,19 @@ void require(bool good, ErrorCode code, const std::string& what, const std::stri
   if (!good) throw Error(code, what, {.file = {}, .dataset = dataset, .parameter = {}, .value = {}});
 }
 
+/// "line 7: " where the row comes from a file.
+std::string line_of(const TruthRow& row) { return row.line > 0 ? fmt::format("line {}: ", row.line) : std::string(); }
+
 CalibrationData data_of(std::span<const TruthRow> rows, const CalibrationOptions& options) {
   CalibrationData data;
   const std::vector<int>* layers = nullptr;
-  std::set<std::tuple<std::string, std::string, std::string>> seen;
+  std::map<std::tuple<std::string, std::string, std::string>, std::size_t> lines;
   for (const TruthRow& row : rows) {
     if (data.model.empty()) data.model = row.model;
     require(row.model == data.model, ErrorCode::invalid_value,
-            fmt::format("has rows of {} and of {}; a calibration is of one model", data.model, row.model), "model");
+            fmt::format("{}is of {}, rows before it of {}; a calibration is of one model", line_of(row), row.model,
+                        data.model),
+            "model");
     if (!row.run.ok()) {
       ++data.failed;
       continue;
@@ -54,10 +59,13 @@ CalibrationData data_of(std::span<const TruthRow> rows, const CalibrationOptions
                     row.run.policy, row.run.budget, row.text));
     if (layers == nullptr) layers = &row.run.layer_indices;
     require(row.run.layer_indices == *layers, ErrorCode::invalid_value,
-            fmt::format("{} has layers {}, others have {}", row.text, fmt::join(row.run.layer_indices, ","),
-                        fmt::join(*layers, ",")));
-    require(seen.emplace(row.text, row.run.policy, row.run.budget).second, ErrorCode::invalid_value,
-            fmt::format("{} at {} in {} stands there twice", row.run.policy, row.run.budget, row.text));
+            fmt::format("{}{} has layers {}, others have {}", line_of(row), row.text,
+                        fmt::join(row.run.layer_indices, ","), fmt::join(*layers, ",")));
+    const auto [known, is_new] = lines.try_emplace({row.text, row.run.policy, row.run.budget}, row.line);
+    require(is_new, ErrorCode::invalid_value,
+            fmt::format("{}{} at {} in {} stands there twice{}; leave one row", line_of(row), row.run.policy,
+                        row.run.budget, row.text,
+                        known->second > 0 ? fmt::format(", first on line {}", known->second) : std::string()));
     const std::vector<double>& errors = row.run.layer_squared_errors;
     for (const double error : errors) {
       require(std::isfinite(error) && error >= 0, ErrorCode::invalid_value,
@@ -72,12 +80,17 @@ CalibrationData data_of(std::span<const TruthRow> rows, const CalibrationOptions
                            .policy = row.run.policy,
                            .budget = row.run.budget,
                            .kl = row.kl,
-                           .squared_errors = errors});
+                           .squared_errors = errors,
+                           .lost_sink_mass = row.run[Metric::lost_sink_mass]});
     data.rows.push_back(&row);
     if (data.text_of(data.points.size() - 1) == data.texts.size()) data.texts.push_back(data.points.back().fold);
   }
   require(!data.points.empty(), ErrorCode::missing_data,
           fmt::format("no row has a KL of {} or more and an error behind W_O", options.smallest_kl), "kl");
+
+  const bool knows_sinks = std::none_of(data.points.begin(), data.points.end(),
+                                        [](const DamagePoint& point) { return std::isnan(point.lost_sink_mass); });
+  for (DamagePoint& point : data.points) point.lost_sink_mass = knows_sinks ? point.lost_sink_mass : 0.0;
 
   // A layer that never moves (a sliding window) has no weight.
   std::vector<std::size_t> moving;
@@ -97,6 +110,10 @@ CalibrationData data_of(std::span<const TruthRow> rows, const CalibrationOptions
 
 using PointPointers = std::vector<const DamagePoint*>;
 
+double kl_of(const DamageLaw& law, const DamagePoint& point) {
+  return law.kl(point.squared_errors, point.lost_sink_mass);
+}
+
 /// Every point's log KL as predicted without the texts of its fold.
 std::vector<double> held_out_logs(const CalibrationData& data, std::size_t folds, const FitOptions& options) {
   std::vector<double> logs(data.points.size());
@@ -107,7 +124,7 @@ std::vector<double> held_out_logs(const CalibrationData& data, std::size_t folds
     }
     const DamageLaw law = fit_law(others, data.layers, options);
     for (std::size_t point = 0; point < data.points.size(); ++point) {
-      if (data.text_of(point) % folds == fold) logs[point] = std::log(law.kl(data.points[point].squared_errors));
+      if (data.text_of(point) % folds == fold) logs[point] = std::log(kl_of(law, data.points[point]));
     }
   }
   return logs;
@@ -122,7 +139,7 @@ std::vector<double> logs_of(const CalibrationData& data, const DamageLaw& law) {
       const bool known = found != data.layers.end() && *found == layer;
       errors.push_back(known ? point.squared_errors[static_cast<std::size_t>(found - data.layers.begin())] : 0.0);
     }
-    logs.push_back(std::log(law.kl(errors)));
+    logs.push_back(std::log(law.kl(errors, point.lost_sink_mass)));
   }
   return logs;
 }
@@ -138,6 +155,24 @@ RankMeasures measures_of(const CalibrationData& data, const std::function<double
 
 PredictorMeasures scaled(const CalibrationData& data, std::string name, const std::vector<double>& logs) {
   return {std::move(name), measures_of(data, [&](std::size_t point) { return std::exp(logs[point]); }), true};
+}
+
+/// Where the points lie; empty where a row does not say it.
+std::optional<CalibratedRange> range_of(const CalibrationData& data) {
+  const auto range = [&](const std::function<double(const RunRow&)>& value) {
+    CalibratedRange::Bounds bounds{.least = value(data.rows.front()->run), .most = value(data.rows.front()->run)};
+    for (const TruthRow* row : data.rows) {
+      const double at = value(row->run);
+      if (!(at > 0)) return CalibratedRange::Bounds{};
+      bounds = {std::min(bounds.least, at), std::max(bounds.most, at)};
+    }
+    return bounds;
+  };
+  const CalibratedRange found{
+      .prompt_length = range([](const RunRow& row) { return static_cast<double>(row.prompt_length); }),
+      .kept_fraction = range([](const RunRow& row) { return row[Metric::kept_fraction]; })};
+  if (!(found.prompt_length.least > 0 && found.kept_fraction.least > 0)) return std::nullopt;
+  return found;
 }
 
 /// What a replay says without weights.
@@ -227,6 +262,10 @@ double coverage_of(const CalibrationData& data, const std::vector<double>& resid
 
 double IndexLaw::kl(double index) const { return std::exp(level) * std::pow(index, exponent); }
 
+bool CalibratedRange::Bounds::holds(double value) const {
+  return value >= least / calibrated_margin && value <= most * calibrated_margin;
+}
+
 bool DamageCalibration::has_band(double coverage) const {
   return texts.size() >= fewest_band_texts && residuals.size() >= fewest_residuals(coverage);
 }
@@ -280,6 +319,12 @@ CalibrationReport calibrate(std::span<const TruthRow> rows, const CalibrationOpt
       report.predictors.push_back(scaled(data, fmt::format("fitted weights, {} law, held out", to_string(form)),
                                          held_out_logs(data, folds, other)));
     }
+    if (made.law.sink_relief != 0) {
+      FitOptions alike = options.fit;
+      alike.fit_sinks = false;
+      report.predictors.push_back(
+          scaled(data, "the first of these, lost sinks counted like other errors", held_out_logs(data, folds, alike)));
+    }
     if (options.sensitivity) {
       report.predictors.push_back(scaled(data, "sensitivity alone", logs_of(data, *options.sensitivity)));
     }
@@ -294,6 +339,7 @@ CalibrationReport calibrate(std::span<const TruthRow> rows, const CalibrationOpt
     made.residuals.push_back(std::log(data.points[point].kl) - logs[point]);
   }
   made.index = index_law_of(data, logs);
+  made.range = range_of(data);
   report.has_band = made.has_band(options.coverage);
   if (report.has_band) {
     const ConformalBand band = conformal_band(made.residuals, options.coverage);

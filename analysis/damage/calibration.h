@@ -28,13 +28,28 @@ struct IndexLaw {
   [[nodiscard]] double kl(double index) const;
 };
 
+/// Points up to this factor beyond the ones calibrated with are like them.
+inline constexpr double calibrated_margin = 1.2;
+
+/// Between what the points lie that a calibration was made of.
+struct CalibratedRange {
+  struct Bounds {
+    double least = 0, most = 0;
+    /// Up to calibrated_margin.
+    [[nodiscard]] bool holds(double value) const;
+  };
+  Bounds prompt_length;  ///< tokens
+  Bounds kept_fraction;  ///< RunRow's: share of the prompt's entries
+};
+
 /// Contents of model.cal.json.
 struct DamageCalibration {
   std::string model;  ///< as traces name it
   DamageLaw law;
-  bool from_sensitivity = false;  ///< the weights are those of a trace, not fitted
-  std::optional<IndexLaw> index;  ///< where every point has the same kind of index
-  std::vector<double> residuals;  ///< log(measured / predicted) of held-out points, ascending
+  bool from_sensitivity = false;         ///< the weights are those of a trace, not fitted
+  std::optional<IndexLaw> index;         ///< where every point has the same kind of index
+  std::optional<CalibratedRange> range;  ///< where every point says it
+  std::vector<double> residuals;         ///< log(measured / predicted) of held-out points, ascending
   std::vector<std::string> texts;
 
   [[nodiscard]] bool has_band(double coverage) const;

@@ -8,6 +8,7 @@
 #include "analysis/damage/conformal.h"
 #include "analysis/version.h"
 #include "models/json_fields.h"
+#include "traces/error.h"
 
 namespace evictsim::analysis {
 namespace {
@@ -30,6 +31,7 @@ DamageLaw read_law(JsonFields fields, std::vector<JsonFields> layers) {
   law.form = law_form_of(form);
   law.exponent = fields.number("exponent", Range::positive);
   if (law.form != LawForm::linear) law.saturation = fields.number("saturation", Range::positive);
+  law.sink_relief = fields.optional_number("sink_relief", Range::any).value_or(0);
   fields.finish();
   for (JsonFields& layer : layers) {
     const std::int64_t index = layer.whole("layer", Range::not_negative);
@@ -40,6 +42,27 @@ DamageLaw read_law(JsonFields fields, std::vector<JsonFields> layers) {
     layer.finish();
   }
   return law;
+}
+
+CalibratedRange read_range(JsonFields fields) {
+  const auto bounds = [&](const char* name) {
+    const std::vector<double> pair = fields.numbers(name, Range::positive);
+    if (pair.size() != 2 || pair[0] > pair[1]) fields.refuse(name, "must be the least and the greatest value");
+    return CalibratedRange::Bounds{pair[0], pair[1]};
+  };
+  const CalibratedRange range{.prompt_length = bounds("prompt_length"), .kept_fraction = bounds("kept_fraction")};
+  fields.finish();
+  return range;
+}
+
+/// The file, or what it should be instead.
+nlohmann::json parse_calibration(const std::filesystem::path& path) {
+  try {
+    return models::parse_json_file(path);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::invalid_value) throw;
+    throw Error(error.code(), error.message() + "; `evictsim calibrate` writes what is needed here", error.context());
+  }
 }
 
 }  // namespace
@@ -84,6 +107,7 @@ void write_calibration(const std::filesystem::path& path, const DamageCalibratio
   law["form"] = to_string(calibration.law.form);
   law["exponent"] = calibration.law.exponent;
   if (calibration.law.form != LawForm::linear) law["saturation"] = calibration.law.saturation;
+  if (calibration.law.sink_relief != 0) law["sink_relief"] = calibration.law.sink_relief;
   content["law"] = law;
   content["layers"] = Json::array();
   for (std::size_t place = 0; place < calibration.law.layers.size(); ++place) {
@@ -95,13 +119,18 @@ void write_calibration(const std::filesystem::path& path, const DamageCalibratio
                         {"exponent", calibration.index->exponent},
                         {"usual_factor", calibration.index->usual_factor}};
   }
+  if (calibration.range) {
+    const auto pair = [](const CalibratedRange::Bounds& bounds) { return std::vector{bounds.least, bounds.most}; };
+    content["range"] = {{"prompt_length", pair(calibration.range->prompt_length)},
+                        {"kept_fraction", pair(calibration.range->kept_fraction)}};
+  }
   content["texts"] = calibration.texts;
   content["residuals"] = calibration.residuals;
   models::write_json_file(path, content, 1);
 }
 
 DamageCalibration read_calibration(const std::filesystem::path& path) {
-  const nlohmann::json content = models::parse_json_file(path);
+  const nlohmann::json content = parse_calibration(path);
   JsonFields fields(content, path.string());
   fields.expect_format(format_name, format_version);
   fields.text("evictsim_version");
@@ -121,6 +150,7 @@ DamageCalibration read_calibration(const std::filesystem::path& path) {
                                  .usual_factor = index.number("usual_factor", Range::positive)};
     index.finish();
   }
+  if (fields.has("range")) calibration.range = read_range(fields.object("range"));
   calibration.texts = fields.texts("texts");
   calibration.residuals = fields.numbers("residuals", Range::any);
   fields.finish();

@@ -36,13 +36,14 @@ std::size_t DamageLaw::place_of(int layer) const {
   return found != layers.end() && *found == layer ? static_cast<std::size_t>(found - layers.begin()) : layers.size();
 }
 
-double DamageLaw::kl(std::span<const double> squared_errors) const {
+double DamageLaw::kl(std::span<const double> squared_errors, double lost_sink_mass) const {
   double sum = 0;
   for (std::size_t layer = 0; layer < weights.size(); ++layer) {
     const double weighted = weights[layer] * squared_errors[layer];
     sum += form == LawForm::saturating_layer ? saturated(weighted, saturation) : weighted;
   }
-  const double raised = exponent == 1 ? sum : std::pow(sum, exponent);
+  const double relief = sink_relief == 0 ? 1 : std::exp(-sink_relief * lost_sink_mass);
+  const double raised = relief * (exponent == 1 ? sum : std::pow(sum, exponent));
   return form == LawForm::saturating_total ? saturated(raised, saturation) : raised;
 }
 

@@ -14,13 +14,17 @@ namespace {
 /// Where a saturation is looked for first, and what the ridge pulls it to: KL of a model that lost its sinks, in nats.
 constexpr double usual_log_saturation = std::numbers::ln2;
 
-/// Places of what is fitted, in one vector: theta, b, log g, log s.
+/// The relief is fitted per so much lost mass, which makes it a number of the size of the others.
+constexpr double sink_unit = 0.1;
+
+/// Places of what is fitted, in one vector: theta, b, log g, log s, c sink_unit.
 struct Places {
   Eigen::Index layers;
   [[nodiscard]] Eigen::Index level() const { return layers; }
   [[nodiscard]] Eigen::Index exponent() const { return layers + 1; }
   [[nodiscard]] Eigen::Index saturation() const { return layers + 2; }
-  [[nodiscard]] Eigen::Index count() const { return layers + 3; }
+  [[nodiscard]] Eigen::Index relief() const { return layers + 3; }
+  [[nodiscard]] Eigen::Index count() const { return layers + 4; }
 };
 
 /// Normal equations of a Gauss-Newton step. Values that are not fitted have an empty row, whose step is 0.
@@ -43,13 +47,15 @@ class LawFit {
       : options_(options),
         places_{std::ssize(points.front()->squared_errors)},
         scaled_(std::ssize(points), places_.layers),
-        log_kl_(std::ssize(points)) {
+        log_kl_(std::ssize(points)),
+        sinks_(Eigen::VectorXd::Zero(std::ssize(points))) {
     for (Eigen::Index point = 0; point < scaled_.rows(); ++point) {
       const DamagePoint& of = *points[static_cast<std::size_t>(point)];
       for (Eigen::Index layer = 0; layer < places_.layers; ++layer) {
         scaled_(point, layer) = of.squared_errors[static_cast<std::size_t>(layer)];
       }
       log_kl_[point] = std::log(of.kl);
+      if (options.fit_sinks) sinks_[point] = of.lost_sink_mass / sink_unit;
     }
     means_ = scaled_.colwise().mean();
     if (!(means_.maxCoeff() > 0)) {
@@ -71,6 +77,7 @@ class LawFit {
 
     DamageLaw law{.form = options_.form, .layers = std::move(layers), .weights = {}};
     law.exponent = std::exp(values[places_.exponent()]);
+    law.sink_relief = values[places_.relief()] / sink_unit;
     if (options_.form != LawForm::linear) law.saturation = std::exp(values[places_.saturation()]);
     const Eigen::VectorXd weights = weights_of(values);
     for (Eigen::Index layer = 0; layer < places_.layers; ++layer) {
@@ -107,7 +114,7 @@ class LawFit {
       by_log_weight[layer] = weighted * left;
       by_log_saturation += by_layer ? term - weighted * left : 0.0;
     }
-    const double raised = std::pow(sum, exponent);
+    const double raised = std::exp(-values[places_.relief()] * sinks_[point]) * std::pow(sum, exponent);
     const bool in_total = options_.form == LawForm::saturating_total;
     const double kl = in_total ? -saturation * std::expm1(-raised / saturation) : raised;
     if (gradient == nullptr) return std::log(kl);
@@ -118,6 +125,7 @@ class LawFit {
     gradient->head(places_.layers) = by_sum * (by_log_weight - shares * over_layers);
     (*gradient)[places_.level()] = by_sum * over_layers;
     (*gradient)[places_.exponent()] = options_.fit_exponent ? slope * exponent * std::log(sum) : 0.0;
+    (*gradient)[places_.relief()] = -slope * sinks_[point];
     double& of_saturation = (*gradient)[places_.saturation()];
     of_saturation = by_layer ? by_sum * by_log_saturation : (in_total ? 1 - slope : 0.0);
     return std::log(kl);
@@ -127,7 +135,8 @@ class LawFit {
     const double theta = values.head(places_.layers).squaredNorm() / static_cast<double>(places_.layers);
     const double exponent = values[places_.exponent()];
     const double saturation = values[places_.saturation()] - usual_log_saturation;
-    return options_.ridge * (theta + exponent * exponent + saturation * saturation);
+    const double relief = values[places_.relief()];
+    return options_.ridge * (theta + exponent * exponent + saturation * saturation + relief * relief);
   }
 
   [[nodiscard]] double cost(const Eigen::VectorXd& values) const {
@@ -155,6 +164,7 @@ class LawFit {
     const double theta_ridge = options_.ridge / static_cast<double>(places_.layers);
     normal.curvature.diagonal().head(places_.layers).array() += theta_ridge;
     normal.gradient.head(places_.layers) += theta_ridge * values.head(places_.layers);
+    pull(normal, places_.relief(), values[places_.relief()]);
     if (options_.fit_exponent) pull(normal, places_.exponent(), values[places_.exponent()]);
     if (options_.form != LawForm::linear) {
       pull(normal, places_.saturation(), values[places_.saturation()] - usual_log_saturation);
@@ -170,6 +180,7 @@ class LawFit {
   Places places_;
   Eigen::MatrixXd scaled_;  ///< [points, layers] m_l over its mean
   Eigen::VectorXd log_kl_;
+  Eigen::VectorXd sinks_;     ///< [points] lost mass in sink_units
   Eigen::RowVectorXd means_;  ///< [layers]
 };
 

@@ -9,6 +9,34 @@
 
 namespace evictsim::analysis {
 
+namespace {
+
+/// Why the calibration does not count for a trace; empty: it does.
+std::string misfit(const DamageCalibration& calibration, const traces::Header& header) {
+  if (calibration.model != header.model) {
+    return fmt::format("the calibration is of {}, the trace of {}", calibration.model, header.model);
+  }
+  if (calibration.law.layers.back() >= header.num_layers) {
+    return fmt::format("the calibration weighs layer {}, the model has {}", calibration.law.layers.back(),
+                       header.num_layers);
+  }
+  return {};
+}
+
+bool predictors_disagree(const DamageCalibration& calibration, const RunRow& row) {
+  if (!calibration.index || calibration.index->kind != row.damage_index_kind) return false;
+  const double other = calibration.index->kl(row[Metric::damage_index]);
+  return other > 0 && std::abs(std::log(row[Metric::predicted_kl] / other)) > std::log(calibration.index->usual_factor);
+}
+
+bool lies_outside(const DamageCalibration& calibration, const RunRow& row) {
+  if (!calibration.range) return false;
+  return !calibration.range->prompt_length.holds(static_cast<double>(row.prompt_length)) ||
+         !calibration.range->kept_fraction.holds(row[Metric::kept_fraction]);
+}
+
+}  // namespace
+
 std::optional<DamageLaw> sensitivity_law(const traces::Header& header) {
   if (header.sensitivity.empty()) return std::nullopt;
   DamageLaw law;
@@ -19,42 +47,30 @@ std::optional<DamageLaw> sensitivity_law(const traces::Header& header) {
 }
 
 DamagePredictor::DamagePredictor(std::vector<traces::Header> headers, std::optional<DamageCalibration> calibration,
-                                 double coverage)
-    : calibration_(std::move(calibration)) {
+                                 double coverage) {
+  if (calibration) calibration_ = std::make_shared<const DamageCalibration>(*std::move(calibration));
   for (const traces::Header& header : headers) {
-    Source source{.problem = {}, .law = {}, .model_layers = header.num_layers};
-    if (!calibration_) {
-      source.law = sensitivity_law(header);
-      if (!source.law) source.problem = "none: neither /model/sensitivity nor --calibration";
-    } else if (calibration_->model != header.model) {
-      source.problem =
-          fmt::format("none: the calibration is of {}, the trace of {}", calibration_->model, header.model);
-    } else if (calibration_->law.layers.back() >= header.num_layers) {
-      source.problem = fmt::format("none: the calibration weighs layer {}, the model has {}",
-                                   calibration_->law.layers.back(), header.num_layers);
-    } else {
+    Source source{.problem = {}, .law = {}, .calibration = calibration_.get(), .model_layers = header.num_layers};
+    if (calibration_) source.problem = misfit(*calibration_, header);
+    if (calibration_ && source.problem.empty()) {
       source.law = calibration_->law;
+    } else {
+      source.calibration = nullptr;
+      source.law = sensitivity_law(header);
+      if (!calibration_ && !source.law) source.problem = "neither /model/sensitivity nor --calibration";
     }
     sources_.push_back(std::move(source));
   }
   if (calibration_ && calibration_->has_band(coverage)) band_ = conformal_band(calibration_->residuals, coverage);
 }
 
-std::string DamagePredictor::problem(std::size_t trace) const { return sources_[trace].problem; }
-
-bool DamagePredictor::predictors_disagree(const RunRow& row) const {
-  if (!calibration_ || !calibration_->index || calibration_->index->kind != row.damage_index_kind) return false;
-  const double other = calibration_->index->kl(row[Metric::damage_index]);
-  const double predicted = row[Metric::predicted_kl];
-  if (!(predicted > 0) || !(other > 0)) return false;
-  return std::abs(std::log(predicted / other)) > std::log(calibration_->index->usual_factor);
-}
-
 void DamagePredictor::predict(std::size_t trace, RunRow& row) const {
   if (!row.ok()) return;
   const Source& source = sources_[trace];
-  row.prediction_status = source.problem;
-  if (!source.law) return;
+  if (!source.law) {
+    row.prediction_status = "none: " + source.problem;
+    return;
+  }
   if (row.layer_squared_errors.empty()) {
     row.prediction_status = row.decode_rows == 0 ? "none: no decode rows" : "none: a layer has no w_o";
     return;
@@ -73,22 +89,27 @@ void DamagePredictor::predict(std::size_t trace, RunRow& row) const {
       return;
     }
   }
-  row[Metric::predicted_kl] = law.kl(errors);
+  row[Metric::predicted_kl] = law.kl(errors, row[Metric::lost_sink_mass]);
 
   std::vector<std::string> remarks;
   // The law's layers are those that can move: a calibration leaves sliding windows out.
-  const std::size_t whole = calibration_ ? law.layers.size() : static_cast<std::size_t>(source.model_layers);
+  const std::size_t whole = source.calibration ? law.layers.size() : static_cast<std::size_t>(source.model_layers);
   const bool partial = known < whole;
+  const bool moves = row[Metric::predicted_kl] > 0;
   if (partial) remarks.push_back(fmt::format("partial: {} of {} layers", known, whole));
   if (row[Metric::predicted_kl] > saturated_kl) remarks.emplace_back("saturated");
   if (row[Metric::lost_sink_mass] > largest_lost_sink_mass) remarks.emplace_back("sink lost");
-  if (!partial && predictors_disagree(row)) remarks.emplace_back("predictors disagree");
-  if (band_ && !partial) {
+  if (source.calibration && moves) {
+    if (!partial && predictors_disagree(*source.calibration, row)) remarks.emplace_back("predictors disagree");
+    if (lies_outside(*source.calibration, row)) remarks.emplace_back("outside calibration");
+  }
+  if (source.calibration && band_ && !partial) {
     row[Metric::predicted_kl_low] = row[Metric::predicted_kl] * band_->low;
     row[Metric::predicted_kl_high] = row[Metric::predicted_kl] * band_->high;
   } else {
     remarks.emplace_back("no band");
   }
+  if (calibration_ && !source.calibration) remarks.emplace_back("by sensitivity");
   row.prediction_status = remarks.empty() ? "ok" : fmt::format("{}", fmt::join(remarks, "; "));
 }
 

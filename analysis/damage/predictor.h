@@ -3,6 +3,7 @@
 /// Fills the predicted damage of a replay's rows, from a calibration or a trace's sensitivity (docs/damage.md).
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,8 +17,8 @@
 namespace evictsim::analysis {
 
 /// Along how many directions a replay sums the errors of layers as vectors (sim::ReplayOptions): the relative standard
-/// deviation of a norm is at most sqrt(1 / (2 k)), 6 %.
-inline constexpr int summed_error_directions = 128;
+/// deviation of a norm is at most sqrt(1 / (2 k)), 12.5 %, and that of a mean over rows less.
+inline constexpr int summed_error_directions = 32;
 
 /// Predicted KL above this is no longer local: the law overshoots, and KL itself levels off.
 inline constexpr double saturated_kl = 1;
@@ -31,27 +32,30 @@ std::optional<DamageLaw> sensitivity_law(const traces::Header& header);
 class DamagePredictor {
  public:
   /// One header per trace. `calibration` counts for every trace of its model, in place of the trace's sensitivity, and
-  /// alone gives bands. Throws Error(invalid_argument) for a coverage outside 0.5 to 0.99.
+  /// alone gives bands; traces of other models keep their own sensitivity. Throws Error(invalid_argument) for a
+  /// coverage outside 0.5 to 0.99.
   DamagePredictor(std::vector<traces::Header> headers, std::optional<DamageCalibration> calibration, double coverage);
 
   /// Fills predicted_kl, its band and prediction_status of a row of trace `trace`. A row without prediction says why in
   /// its status; failed rows are left alone.
   void predict(std::size_t trace, RunRow& row) const;
 
-  /// Whether a row of the trace can have a prediction; empty, or why not.
-  [[nodiscard]] std::string problem(std::size_t trace) const;
+  /// Whether the calibration, where there is one, counts for the trace, and otherwise whether its rows can have a
+  /// prediction at all: empty, or why not.
+  [[nodiscard]] const std::string& problem(std::size_t trace) const { return sources_[trace].problem; }
+  /// Whether rows of the trace can have a prediction.
+  [[nodiscard]] bool predicts(std::size_t trace) const { return sources_[trace].law.has_value(); }
 
  private:
   struct Source {
-    std::string problem;  ///< why there is no law
+    std::string problem;  ///< why the law is not the calibration's, or there is none
     std::optional<DamageLaw> law;
+    const DamageCalibration* calibration = nullptr;  ///< where the law is its own
     int model_layers = 0;
   };
 
-  [[nodiscard]] bool predictors_disagree(const RunRow& row) const;
-
+  std::shared_ptr<const DamageCalibration> calibration_;
   std::vector<Source> sources_;  ///< by trace
-  std::optional<DamageCalibration> calibration_;
   std::optional<ConformalBand> band_;
 };
 

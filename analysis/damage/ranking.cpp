@@ -87,14 +87,26 @@ BudgetRanking ranking_of(const std::string& budget, const std::vector<const RunR
   }
   std::stable_sort(ranking.policies.begin(), ranking.policies.end(),
                    [](const RankedPolicy& a, const RankedPolicy& b) { return a.damage < b.damage; });
-  for (std::size_t place = 1; place < ranking.policies.size(); ++place) {
+  std::vector<double> damages;
+  for (const RankedPolicy& ranked : ranking.policies) damages.push_back(ranked.damage);
+  const std::vector<std::size_t> places = competition_ranks(damages);
+  for (std::size_t at = 0; at < ranking.policies.size(); ++at) {
+    ranking.policies[at].place = places[at];
     // Without bands the comparison is false.
-    ranking.policies[place].like_previous = ranking.policies[place].low <= ranking.policies[place - 1].high;
+    ranking.policies[at].like_previous = at > 0 && ranking.policies[at].low <= ranking.policies[at - 1].high;
   }
   return ranking;
 }
 
 }  // namespace
+
+std::vector<std::size_t> competition_ranks(std::span<const double> ascending) {
+  std::vector<std::size_t> places;
+  for (std::size_t at = 0; at < ascending.size(); ++at) {
+    places.push_back(at > 0 && ascending[at] == ascending[at - 1] ? places.back() : at + 1);
+  }
+  return places;
+}
 
 std::vector<BudgetRanking> rank_policies(const std::vector<RunRow>& rows) {
   std::vector<std::pair<std::string, std::vector<const RunRow*>>> budgets;
@@ -113,6 +125,7 @@ std::string text_of(const std::vector<BudgetRanking>& rankings, double coverage)
   std::string text;
   bool any_band = false;
   bool any_index = false;
+  bool any_tie = false;
   for (const BudgetRanking& ranking : rankings) {
     const bool predicted = ranking.measure == "predicted_kl";
     any_index = any_index || !predicted;
@@ -121,12 +134,15 @@ std::string text_of(const std::vector<BudgetRanking>& rankings, double coverage)
         predicted ? "predicted KL in nats" : fmt::format("damage index ({}), which has no unit", ranking.measure));
     std::size_t widest = 0;
     for (const RankedPolicy& policy : ranking.policies) widest = std::max(widest, policy.policy.size());
-    for (std::size_t place = 0; place < ranking.policies.size(); ++place) {
-      const RankedPolicy& policy = ranking.policies[place];
+    for (std::size_t at = 0; at < ranking.policies.size(); ++at) {
+      const RankedPolicy& policy = ranking.policies[at];
+      const bool tied = at > 0 && policy.place == ranking.policies[at - 1].place;
+      any_tie = any_tie || tied;
       const bool band = !std::isnan(policy.low);
       any_band = any_band || band;
-      std::string line = fmt::format("{} {:>3}  {:<{}}  {:>9.3g}", policy.like_previous ? '~' : ' ', place + 1,
-                                     policy.policy, widest, policy.damage);
+      const char mark = tied ? '=' : (policy.like_previous ? '~' : ' ');
+      std::string line =
+          fmt::format("{} {:>3}  {:<{}}  {:>9.3g}", mark, policy.place, policy.policy, widest, policy.damage);
       if (band) line += fmt::format("  [{:.3g}, {:.3g}]", policy.low, policy.high);
       if (!policy.remark.empty()) line += "  " + policy.remark;
       text += line + "\n";
@@ -136,6 +152,7 @@ std::string text_of(const std::vector<BudgetRanking>& rankings, double coverage)
     }
     text += "\n";
   }
+  if (any_tie) text += "=: the same number as the policy above, and the same place.\n";
   if (any_band) {
     text += fmt::format(
         "Bands hold for {:.0f} % of points. ~: its band overlaps that of the policy above; the two are not "

@@ -2,6 +2,8 @@
 /// \file
 /// Policies in the order of the damage that a replay predicts for them (docs/damage.md).
 
+#include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,9 +11,13 @@
 
 namespace evictsim::analysis {
 
+/// Places from 1 for values in ascending order: equal values share one, the next takes its position (1, 1, 3).
+std::vector<std::size_t> competition_ranks(std::span<const double> ascending);
+
 /// One policy at one budget, over the sequences of a replay.
 struct RankedPolicy {
   std::string policy;
+  std::size_t place = 0;                             ///< of competition_ranks: exactly equal damage, equal place
   double damage = 0;                                 ///< mean over sequences of predicted_kl or damage_index
   double low = not_available, high = not_available;  ///< means of the bands
   std::size_t sequences = 0;
@@ -23,7 +29,7 @@ struct BudgetRanking {
   std::string budget;
   /// "predicted_kl", or the kind of damage index where not every row of the budget has a prediction.
   std::string measure;
-  std::vector<RankedPolicy> policies;       ///< least damage first; names order those that are equal
+  std::vector<RankedPolicy> policies;       ///< least damage first, equal ones by name
   std::vector<std::string> without_damage;  ///< failed, or lacking what the measure needs
 };
 

@@ -83,6 +83,7 @@ class TruthReader {
 
   TruthRow row() {
     TruthRow row;
+    row.line = lines_.number();
     row.model = required_text("model");
     row.text = required_text("text");
     row.run.trace = text("trace");

@@ -3,6 +3,7 @@
 /// truth.csv: what policies really cost a running model, beside what a replay of the same run says. Columns:
 /// docs/damage.md.
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <span>
@@ -22,7 +23,8 @@ struct TruthRow {
   double nll_change = not_available;
   double top1_agreement = not_available;
   double seconds = not_available;
-  RunRow run;  ///< the replay of the same run; `layer_squared_errors` empty where the file has no m_ columns
+  std::size_t line = 0;  ///< of the file it was read from, from 1; 0: none
+  RunRow run;            ///< the replay of the same run; `layer_squared_errors` empty where the file has no m_ columns
 };
 
 /// The text without its last '@' and what follows: one text at several lengths is held out as one.

@@ -18,6 +18,18 @@ void add_traces(const std::filesystem::path& path, std::vector<traces::Reader>& 
   for (traces::Reader& reader : traces::open_traces({path})) readers.push_back(std::move(reader));
 }
 
+/// CSV tables hold the rows of result files, not the files themselves.
+void require_no_table(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (file.extension() != ".csv" || !std::filesystem::is_regular_file(file, ignored)) return;
+  const std::filesystem::path beside = std::filesystem::path(file).replace_extension(".h5");
+  throw Error(
+      ErrorCode::not_a_trace,
+      "is a table: a report reads the file with the same rows and what lies behind them, " +
+          (std::filesystem::exists(beside, ignored) ? beside.string() : "as evictsim replay -o run.h5 writes it"),
+      {.file = file.string()});
+}
+
 void give_dump(const std::shared_ptr<const DumpReader>& dump, std::vector<RunReader>& runs) {
   bool taken = false;
   for (RunReader& run : runs) {
@@ -34,8 +46,15 @@ void give_dump(const std::shared_ptr<const DumpReader>& dump, std::vector<RunRea
 
 ReportInputs ReportInputs::open(std::span<const std::string> files) {
   ReportInputs inputs;
+  std::vector<std::string> taken;
   for (const std::string& file : files) {
     std::error_code ignored;
+    for (const std::string& other : taken) {
+      if (!std::filesystem::equivalent(file, other, ignored)) continue;
+      throw Error(ErrorCode::invalid_argument, "is given twice: name every file once", {.file = file});
+    }
+    taken.push_back(file);
+    require_no_table(file);
     if (std::filesystem::is_directory(file, ignored)) {
       add_traces(file, inputs.traces);
       continue;
@@ -56,10 +75,18 @@ ReportInputs ReportInputs::open(std::span<const std::string> files) {
     }
   }
   if (inputs.runs.empty() && inputs.plans.empty()) {
-    throw Error(
-        ErrorCode::invalid_argument,
-        "a report needs a run file or a plan file: evictsim replay -o run.h5 or evictsim plan -o plan.h5 writes one",
-        {.parameter = "FILE"});
+    if (!inputs.dumps.empty()) {
+      throw Error(ErrorCode::invalid_argument,
+                  "is a dump of what cuts kept: a report needs a run file or a plan file beside it, the one that "
+                  "evictsim replay -o run.h5 --dump wrote with it",
+                  {.file = inputs.dumps.front()->path()});
+    }
+    const std::string trace = inputs.traces.empty() ? "TRACE" : inputs.traces.front().path().string();
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("is a trace: a report needs a run file or a plan file, and evictsim replay {} -o run.h5 "
+                            "makes a run of it",
+                            trace),
+                {.file = trace});
   }
   for (const auto& dump : inputs.dumps) give_dump(dump, inputs.runs);
   return inputs;

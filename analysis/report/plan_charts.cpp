@@ -9,6 +9,9 @@
 #include <set>
 #include <string_view>
 
+#include "analysis/plan_eviction.h"
+#include "analysis/report/ranking.h"
+
 namespace evictsim::analysis {
 namespace {
 
@@ -92,6 +95,25 @@ std::vector<PlanGroup> frontier_groups(const PlanContents& plan) {
     // A searched rate is a result, a given one tells groups apart.
     return key_of(row, eviction) + (std::isnan(row.goodput) ? fmt::format("{}", row.rate) : "goodput");
   });
+}
+
+std::vector<FrontierMeasure> frontier_measures(const PlanContents& plan, const PlanGroup& group) {
+  const PlanColumn& throughput = throughput_column(plan, group);
+  std::vector<FrontierMeasure> measures = {{&plan_column("predicted_kl"), "predicted damage", "nats", {}},
+                                           {&plan_column("output_error"), "output error", "", {}}};
+  for (FrontierMeasure& measure : measures) {
+    std::vector<double> damages, costs;
+    for (const std::size_t index : group.rows) {
+      const PlanRow& row = plan.rows[index];
+      damages.push_back(is_oracle(row.policy) ? PlanRow::none : row.*measure.column->number);
+      costs.push_back(-(row.*throughput.number));
+    }
+    measure.on = pareto_front(damages, costs);
+  }
+  const bool predicted = std::none_of(group.rows.begin(), group.rows.end(),
+                                      [&](std::size_t row) { return std::isnan(plan.rows[row].predicted_kl); });
+  if (!predicted) measures.erase(measures.begin());
+  return measures;
 }
 
 const PlanColumn& throughput_column(const PlanContents& plan, const PlanGroup& group) {

@@ -22,6 +22,16 @@ std::vector<PlanSetting> differing_settings(const PlanContents& plan);
 std::vector<std::string> row_labels(const PlanContents& plan);
 /// Rows that differ in policy and budget only and are marked on or off a frontier.
 std::vector<PlanGroup> frontier_groups(const PlanContents& plan);
+/// A damage that a frontier is drawn against.
+struct FrontierMeasure {
+  const PlanColumn* column;
+  const char* title;
+  const char* unit;              ///< empty: none
+  std::vector<std::uint8_t> on;  ///< by row of the group: 1 where no other row has more throughput at no more damage
+};
+/// Predicted KL where every row of the group has it, then output error; the first is the one that plan.csv marks by.
+/// Policies that see the future cannot be deployed: they are not on the frontier, and keep nobody off it.
+std::vector<FrontierMeasure> frontier_measures(const PlanContents& plan, const PlanGroup& group);
 /// The column that a frontier's rows were compared by: goodput where it was searched, else output tokens per second.
 const PlanColumn& throughput_column(const PlanContents& plan, const PlanGroup& group);
 /// Rows that differ in the rate only, ascending; groups of two rates or more.

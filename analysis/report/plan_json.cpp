@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "analysis/plan_eviction.h"
 #include "analysis/report/plan_charts.h"
 #include "analysis/report/report_json.h"
 #include "sim/serving/service_metrics.h"
@@ -83,13 +84,19 @@ Json slo_json(const PlanContents& plan) {
 Json frontiers_json(const PlanContents& plan) {
   Json json = Json::array();
   for (const PlanGroup& group : frontier_groups(plan)) {
-    Json on = Json::array();
-    for (const std::size_t row : group.rows) on.push_back(plan.rows[row].frontier == 1);
+    Json oracles = Json::array(), measures = Json::array();
+    for (const std::size_t row : group.rows) oracles.push_back(is_oracle(plan.rows[row].policy));
+    for (const FrontierMeasure& measure : frontier_measures(plan, group)) {
+      Json on = Json::array();
+      for (const std::uint8_t mark : measure.on) on.push_back(mark != 0);
+      measures.push_back(
+          {{"error", measure.column->name}, {"title", measure.title}, {"unit", measure.unit}, {"on", std::move(on)}});
+    }
     json.push_back({{"title", shown(group.title)},
                     {"throughput", throughput_column(plan, group).name},
-                    {"error", "output_error"},
                     {"rows", group.rows},
-                    {"on", std::move(on)}});
+                    {"oracle", std::move(oracles)},
+                    {"measures", std::move(measures)}});
   }
   return json;
 }

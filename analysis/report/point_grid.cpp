@@ -181,18 +181,20 @@ void PointGrid::fill_points() {
 }
 
 IntervalOver PointGrid::interval_over(const ShownMetric& metric) const {
-  bool steps = false;
+  bool bounded = false;
   for (const Point& point : points_) {
     if (!std::isnan(point.summary[metric.metric].low)) return IntervalOver::sequences;
-    steps = steps || (metric.low && !std::isnan(point.summary[*metric.low].mean));
+    bounded = bounded || (metric.low && !std::isnan(point.summary[*metric.low].mean));
   }
-  return steps ? IntervalOver::steps : IntervalOver::nothing;
+  if (!bounded) return IntervalOver::nothing;
+  return metric.metric == Metric::predicted_kl ? IntervalOver::calibration : IntervalOver::steps;
 }
 
 Estimate PointGrid::value(const ShownMetric& metric, std::size_t policy, std::size_t budget) const {
   const PointSummary& summary = at(policy, budget).summary;
   Estimate estimate = summary[metric.metric];
-  if (metric.low && interval_over(metric) == IntervalOver::steps) {
+  const IntervalOver over = interval_over(metric);
+  if (over == IntervalOver::steps || over == IntervalOver::calibration) {
     estimate.low = summary[*metric.low].mean;
     estimate.high = summary[*metric.high].mean;
   }
@@ -202,6 +204,20 @@ Estimate PointGrid::value(const ShownMetric& metric, std::size_t policy, std::si
 bool PointGrid::has(const ShownMetric& metric) const {
   return std::any_of(points_.begin(), points_.end(),
                      [&](const Point& point) { return !std::isnan(point.summary[metric.metric].mean); });
+}
+
+const ShownMetric* PointGrid::default_metric() const {
+  const auto every_row_has = [&](const ShownMetric& metric) {
+    return std::all_of(contents_->rows.begin(), contents_->rows.end(),
+                       [&](const RunRow& row) { return !row.ok() || !std::isnan(row[metric.metric]); });
+  };
+  const ShownMetric* first = nullptr;
+  for (const ShownMetric& metric : shown_metrics()) {
+    if (metric.group != quality || metric.better == neither || !has(metric)) continue;
+    if (metric.metric == Metric::predicted_kl && every_row_has(metric)) return &metric;
+    if (first == nullptr) first = &metric;
+  }
+  return first;
 }
 
 std::vector<PointGrid::SequenceValue> PointGrid::by_sequence(const ShownMetric& metric, std::size_t policy,

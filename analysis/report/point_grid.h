@@ -48,7 +48,12 @@ const char* to_string(PolicyKind kind) noexcept;
 PolicyKind kind_of(const std::string& expansion);
 
 /// What an interval is taken over.
-enum class IntervalOver : std::uint8_t { nothing, steps, sequences };
+enum class IntervalOver : std::uint8_t {
+  nothing,
+  steps,
+  sequences,
+  calibration,  ///< of a prediction: its own band, from the texts that it was calibrated with
+};
 
 class PointGrid {
  public:
@@ -82,11 +87,14 @@ class PointGrid {
   }
   [[nodiscard]] std::size_t size() const { return points_.size(); }
 
-  /// What the intervals of this metric are over: sequences where any point has two, else steps.
+  /// What the intervals of this metric are over: sequences where any point has two, else steps or the calibration.
   [[nodiscard]] IntervalOver interval_over(const ShownMetric& metric) const;
   /// Mean over sequences with that interval.
   [[nodiscard]] Estimate value(const ShownMetric& metric, std::size_t policy, std::size_t budget) const;
   [[nodiscard]] bool has(const ShownMetric& metric) const;
+  /// The metric that a report of this run judges by: predicted damage where every row has it, else output error, else
+  /// the first one of quality with values. Null when there is none.
+  [[nodiscard]] const ShownMetric* default_metric() const;
   /// Values of one metric by sequence, for pairing. Sequences without a value are left out.
   struct SequenceValue {
     std::string trace, sequence;

@@ -103,8 +103,12 @@ std::vector<BestPolicy> best_policies(const PointGrid& grid, const ShownMetric& 
     found.budget = budget;
     found.policy = order.front().second;
     found.value = grid.value(metric, found.policy, budget);
-    if (order.size() == 1) continue;
-    found.next = order[1].second;
+    std::size_t behind = 1;
+    for (; behind < order.size() && order[behind].first == order.front().first; ++behind) {
+      found.ties.push_back(order[behind].second);
+    }
+    if (behind == order.size()) continue;
+    found.next = order[behind].second;
     found.next_value = grid.at(*found.next, budget).summary[metric.metric].mean;
     found.apart =
         paired_difference(grid.by_sequence(metric, found.policy, budget), grid.by_sequence(metric, *found.next, budget))

@@ -39,7 +39,8 @@ PairedDifference paired_difference(std::span<const PointGrid::SequenceValue> lef
 struct BestPolicy {
   std::size_t budget = 0, policy = 0;  ///< places in the grid
   Estimate value;
-  std::optional<std::size_t> next;  ///< the second-best policy
+  std::vector<std::size_t> ties;    ///< other policies with exactly that mean, as from the same kept entries
+  std::optional<std::size_t> next;  ///< the second-best policy, behind those that tie
   double next_value = not_available;
   std::optional<bool> apart;  ///< whether the two differ significantly; nullopt: cannot be said
 };

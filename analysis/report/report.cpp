@@ -163,14 +163,22 @@ std::string report_json(const ReportInputs& inputs, const std::string& command_l
   Json asked_lines = Json::array(), sentences = Json::array(), runs = Json::array(), plans = Json::array(),
        files = Json::array();
   constexpr std::size_t most_line_bytes = 4000;
+  std::string caveat = open_loop_caveat;
+  const bool plan_speaks = std::any_of(inputs.plans.begin(), inputs.plans.end(),
+                                       [](const PlanContents& plan) { return !plan_sentences(plan, false).empty(); });
+  bool unranked = false, partial = false;
   const auto say = [](Json& list, const std::string& line) { list.push_back(shown_text(line, most_line_bytes)); };
   for (std::size_t place = 0; place < inputs.runs.size(); ++place) {
     const RunReader& reader = inputs.runs[place];
     const PointGrid grid(reader.contents());
     say(asked_lines, asked(grid));
     std::vector<std::string> lines = run_sentences(grid);
+    const std::string note = prediction_note(grid);
+    if (!note.empty()) caveat += " " + shown_text(note, most_line_bytes);
+    partial = partial || !note.empty();
+    unranked = unranked || (lines.empty() && !grid.policies().empty());
     // Two sentences of the run and one of the plan.
-    if (!inputs.plans.empty()) lines.resize(std::min<std::size_t>(lines.size(), 2));
+    if (plan_speaks) lines.resize(std::min<std::size_t>(lines.size(), 2));
     for (const std::string& line : lines) {
       say(sentences, inputs.runs.size() == 1 ? line : short_name(reader.contents().path) + ": " + line);
     }
@@ -180,7 +188,7 @@ std::string report_json(const ReportInputs& inputs, const std::string& command_l
   for (std::size_t place = 0; place < inputs.plans.size(); ++place) {
     const PlanContents& plan = inputs.plans[place];
     say(asked_lines, asked(plan));
-    for (const std::string& line : plan_sentences(plan)) {
+    for (const std::string& line : plan_sentences(plan, partial)) {
       say(sentences, inputs.plans.size() == 1 ? line : short_name(plan.path) + ": " + line);
     }
     plans.push_back(plan_json(plan, place, missing));
@@ -193,7 +201,15 @@ std::string report_json(const ReportInputs& inputs, const std::string& command_l
     provenance.complete = true;
     files.push_back(provenance_json(reader.path().string(), "trace", provenance));
   }
-  if (sentences.empty()) missing.push_back({"summary", {}, {}, {}, "no row of these files has numbers"});
+  if (sentences.empty()) {
+    missing.push_back({"summary",
+                       {},
+                       {},
+                       {},
+                       unranked ? "no policy can be called best: there are only oracles, the full cache and policies "
+                                  "that keep more than their budget, or no numbers of quality"
+                                : "no row of these files has numbers"});
+  }
   const Json report = {
       {"format", "evictsim-report"},
       {"version", report_version},
@@ -201,7 +217,7 @@ std::string report_json(const ReportInputs& inputs, const std::string& command_l
       {"evictsim_version", version()},
       {"command_line", shown_text(command_line, 10 * most_line_bytes)},
       {"summary",
-       {{"asked", std::move(asked_lines)}, {"sentences", std::move(sentences)}, {"caveat", open_loop_caveat}}},
+       {{"asked", std::move(asked_lines)}, {"sentences", std::move(sentences)}, {"caveat", std::move(caveat)}}},
       {"runs", std::move(runs)},
       {"plans", std::move(plans)},
       {"files", std::move(files)},

@@ -6,10 +6,12 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "analysis/report/ranking.h"
 #include "analysis/report/report_json.h"
+#include "analysis/report/sentences.h"
 #include "analysis/report/token_json.h"
 
 namespace evictsim::analysis {
@@ -25,6 +27,19 @@ const char* to_text(Better better) {
 
 const char* to_text(MetricGroup group) {
   return group == MetricGroup::quality ? "quality" : group == MetricGroup::memory ? "memory" : "work";
+}
+
+const char* to_text(IntervalOver over) {
+  switch (over) {
+    case IntervalOver::steps:
+      return "steps";
+    case IntervalOver::sequences:
+      return "sequences";
+    case IntervalOver::calibration:
+      return "calibration";
+    default:
+      return nullptr;
+  }
 }
 
 Json text_or_null(const char* text) { return text == nullptr ? Json() : Json(text); }
@@ -130,7 +145,10 @@ class RunSection {
   }
 
   void add_metrics(Json& run) {
+    const ShownMetric* first = grid_.default_metric();
+    run["default_metric"] = first == nullptr ? Json() : Json(first->name());
     run["metrics"] = Json::array();
+    const std::string note = prediction_note(grid_);
     for (const ShownMetric& metric : shown_metrics()) {
       if (!grid_.has(metric)) {
         miss("curves", metric.name(), why_empty(metric));
@@ -153,7 +171,8 @@ class RunSection {
            {"better", text_or_null(to_text(metric.better))},
            {"minimum", 0},
            {"maximum", metric.at_most_one ? Json(1) : Json()},
-           {"interval", !bounded ? Json() : Json(over == IntervalOver::steps ? "steps" : "sequences")},
+           {"interval", text_or_null(to_text(over))},
+           {"note", metric.metric == Metric::predicted_kl && !note.empty() ? Json(shown(note)) : Json()},
            {"values", real_array(shape(), values)},
            {"low", bounded ? real_array(shape(), lows) : Json()},
            {"high", bounded ? real_array(shape(), highs) : Json()}});
@@ -202,6 +221,7 @@ class RunSection {
                         {"value", number(best.value.mean)},
                         {"low", number(best.value.low)},
                         {"high", number(best.value.high)},
+                        {"ties", best.ties},
                         {"next", best.next ? Json(*best.next) : Json()},
                         {"next_value", number(best.next_value)},
                         {"apart", best.apart ? Json(*best.apart) : Json()}});
@@ -333,6 +353,15 @@ class RunSection {
     };
     if (!used(Metric::host_bytes) && !used(Metric::disk_bytes)) {
       miss("memory", "tiers", "no policy of this run keeps anything on the host or on disk: what is cut is dropped");
+    } else if (!json["steps"].is_null()) {
+      for (const auto& [tier, place, bytes] :
+           {std::tuple{"host", "the host", Metric::host_bytes}, std::tuple{"disk", "disk", Metric::disk_bytes}}) {
+        if (!used(bytes)) {
+          miss("memory", tier, fmt::format("no policy of this run keeps anything on {}", place));
+        } else if (json[tier].is_null()) {
+          miss("memory", tier, fmt::format("an older evictsim wrote the run without the bytes on {} by step", place));
+        }
+      }
     }
     if (!used(Metric::recall_bytes_per_step)) miss("memory", "recall", "nothing came back from the host or from disk");
     return json;

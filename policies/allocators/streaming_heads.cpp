@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -15,6 +16,9 @@
 
 namespace evictsim::policies {
 namespace {
+
+/// More than any head has: it keeps what it holds, also of what is decoded.
+constexpr Index everything = std::numeric_limits<Index>::max();
 
 /// Positions at which kvpress repeats the mean query and key of a text.
 constexpr Index repeated_positions = 500;
@@ -57,18 +61,17 @@ class StreamingHeads : public Allocator {
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
       for (std::size_t head = 0; head < counts[layer].size(); ++head) {
         heads.push_back({layers[layer].measured[head], layer, head});
-        counts[layer][head] = std::ssize(layers[layer].scores->of(static_cast<int>(head)));
+        counts[layer][head] = everything;
       }
     }
     std::stable_sort(heads.begin(), heads.end(), [](const Head& a, const Head& b) { return a.need < b.need; });
     const auto streaming = static_cast<std::size_t>(std::nearbyint(static_cast<double>(heads.size()) * sparsity_));
     for (std::size_t i = 0; i < streaming; ++i) {
-      Index& count = counts[heads[i].layer][heads[i].head];
-      count = std::min(count, sinks_ + recent_);
+      counts[heads[i].layer][heads[i].head] = sinks_ + recent_;
     }
   }
 
-  [[nodiscard]] AllocationScope scope() const override { return AllocationScope::model_each_cut; }
+  [[nodiscard]] AllocationScope scope() const override { return AllocationScope::model_once; }
   [[nodiscard]] bool ignores_budget() const override { return true; }
 
   [[nodiscard]] std::vector<double> measure(const CacheView& prompt) const override {

@@ -73,7 +73,10 @@ class ExpectedAttention : public Scorer {
     QueryStatistics statistics{.mean = queries.colwise().mean(), .covariance = {}};
     if (!covariance_) return statistics;
     queries.rowwise() -= statistics.mean;
-    statistics.covariance = queries.transpose() * queries / static_cast<double>(queries.rows());
+    statistics.covariance = models::MatrixDouble::Zero(queries.cols(), queries.cols());
+    statistics.covariance.selfadjointView<Eigen::Lower>().rankUpdate(queries.transpose(),
+                                                                     1.0 / static_cast<double>(queries.rows()));
+    statistics.covariance.triangularView<Eigen::StrictlyUpper>() = statistics.covariance.transpose();
     return statistics;
   }
 

@@ -4,8 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <cmath>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -15,8 +14,9 @@
 #include "models/data_files.h"
 #include "models/storage.h"
 #include "policies/call.h"
-#include "policies/names.h"
+#include "sim/cli/option_lists.h"
 #include "sim/cli/plan_replayed.h"
+#include "sim/cli/plan_workloads.h"
 #include "traces/checksum.h"
 #include "traces/error.h"
 
@@ -26,68 +26,6 @@ namespace {
 using analysis::PlanCase;
 
 constexpr std::size_t most_cases = 1000000;
-
-/// The elements of an option's lists.
-std::vector<std::string> elements(const std::vector<std::string>& lists, const char* option) {
-  std::vector<std::string> all;
-  for (const std::string& list : lists) {
-    try {
-      for (std::string& element : policies::split_list(list)) all.push_back(std::move(element));
-    } catch (const Error& problem) {
-      throw Error(problem.code(), problem.message(), {.parameter = option, .value = list});
-    }
-  }
-  return all;
-}
-
-template <typename Number>
-Number number(const std::string& text, const char* option, Number least, Number most) {
-  Number value{};
-  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (problem != std::errc{} || end != text.data() + text.size() || !(value >= least && value <= most)) {
-    const char* const kind = std::is_integral_v<Number> ? "whole number" : "number";
-    throw Error(ErrorCode::invalid_argument,
-                most == std::numeric_limits<Number>::max()
-                    ? fmt::format("expected a {}", kind)
-                    : fmt::format("expected a {} from {} to {}", kind, least, most),
-                {.parameter = option, .value = text});
-  }
-  return value;
-}
-
-template <typename Value, std::size_t count>
-Value one_of(const std::string& text, const char* option,
-             const std::array<std::pair<const char*, Value>, count>& values) {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : values) {
-    if (text == name) return value;
-    names.emplace_back(name);
-  }
-  throw Error(ErrorCode::unknown_name,
-              fmt::format("expected one of {}; nearest: {}", policies::join(names),
-                          policies::join(policies::nearest_of(text, names, 1))),
-              {.parameter = option, .value = text});
-}
-
-/// `find(name)`; a name that does not exist is answered with the nearest ones of data files of that kind.
-template <typename Find>
-auto found(const std::string& name, const char* option, const char* kind, const char* listing, Find find) {
-  try {
-    return std::make_shared<const decltype(find(name))>(find(name));
-  } catch (const Error& problem) {
-    const std::vector<std::string> known = models::data_names(kind);
-    const bool is_name = name.find('/') == std::string::npos && !name.ends_with(".json");
-    // A version of an engine that exists is a matter of its own.
-    const std::string stem = name.substr(0, name.find(':'));
-    const bool exists = std::find(known.begin(), known.end(), stem) != known.end();
-    if (problem.code() != ErrorCode::unknown_name || known.empty() || exists || !problem.context().file.empty()) throw;
-    throw Error(ErrorCode::unknown_name,
-                fmt::format("no such name; nearest: {}. `evictsim plan {}` lists them{}",
-                            policies::join(policies::nearest_of(name, known, 3)), listing,
-                            is_name ? "; or name a .json file" : ""),
-                {.parameter = option, .value = name});
-  }
-}
 
 class Builder {
  public:
@@ -101,7 +39,7 @@ class Builder {
     first.setup.prefix_cache = arguments_.prefix_cache;
     first.setup.chunked_prefill = arguments_.chunked_prefill;
     if (arguments_.transfer_gigabytes) {
-      if (!(*arguments_.transfer_gigabytes > 0)) refuse("--transfer-bandwidth", "expected more than 0 GB/s");
+      check_bandwidth(*arguments_.transfer_gigabytes, "--transfer-bandwidth");
       first.setup.transfer_bytes_per_second_per_gpu = *arguments_.transfer_gigabytes * 1e9;
     }
     take_question(first);
@@ -121,6 +59,14 @@ class Builder {
     throw Error(ErrorCode::invalid_argument, what, {.parameter = option});
   }
 
+  /// From a byte per second on: rates are counted in whole ones.
+  static void check_bandwidth(double gigabytes_per_second, const char* option) {
+    constexpr double most = 1e5;
+    if (gigabytes_per_second >= 1e-9 && gigabytes_per_second <= most) return;
+    throw Error(ErrorCode::invalid_argument, "expected more than 0 GB/s, at most 1e5",
+                {.parameter = option, .value = fmt::format("{}", gigabytes_per_second)});
+  }
+
   /// The product of the cases so far and the values of one option; without any, cases stay as they are.
   template <typename Value>
   void vary(const std::vector<Value>& values, const std::function<void(PlanCase&, const Value&)>& set) {
@@ -137,13 +83,14 @@ class Builder {
   }
   void vary_text(const std::vector<std::string>& lists, const char* option,
                  const std::function<void(PlanCase&, const std::string&)>& set) {
-    vary<std::string>(elements(lists, option), set);
+    vary<std::string>(list_elements(lists, option), set);
   }
   template <typename Number>
   void vary_number(const std::vector<std::string>& lists, const char* option, Number least, Number most,
                    const std::function<void(PlanCase&, Number)>& set) {
-    vary_text(lists, option,
-              [&](PlanCase& plan, const std::string& text) { set(plan, number<Number>(text, option, least, most)); });
+    vary_text(lists, option, [&](PlanCase& plan, const std::string& text) {
+      set(plan, number_of<Number>(text, option, least, most));
+    });
   }
 
   void add_input(const std::string& path, const std::string& kind) {
@@ -182,7 +129,7 @@ class Builder {
     vary_text(arguments_.models, "--model", [&](PlanCase& plan, const std::string& name) {
       auto& llm = llms[name];
       if (!llm) {
-        llm = found(name, "--model", "llms", "--list-models", models::find_llm);
+        llm = found_data(name, "--model", "llms", "--list-models", models::find_llm);
         add_data_input(name, llm->name, "llms");
       }
       plan.setup.llm = llm;
@@ -191,7 +138,7 @@ class Builder {
     vary_text(arguments_.gpus, "--gpu", [&](PlanCase& plan, const std::string& name) {
       auto& gpu = gpus[name];
       if (!gpu) {
-        gpu = found(name, "--gpu", "gpus", "--list-gpus", models::find_gpu);
+        gpu = found_data(name, "--gpu", "gpus", "--list-gpus", models::find_gpu);
         add_data_input(name, gpu->name, "gpus");
       }
       plan.setup.gpu = gpu;
@@ -200,7 +147,7 @@ class Builder {
     vary_text(arguments_.engines, "--engine", [&](PlanCase& plan, const std::string& name) {
       auto& engine = engines[name];
       if (!engine) {
-        engine = found(name, "--engine", "engines", "--list-engines", models::find_engine);
+        engine = found_data(name, "--engine", "engines", "--list-engines", models::find_engine);
         add_data_input(name, engine->name, "engines");
       }
       plan.setup.engine = engine;
@@ -225,8 +172,8 @@ class Builder {
         throw Error(ErrorCode::invalid_argument, "expected prefill:decode replicas, such as 1:2",
                     {.parameter = "--disaggregate", .value = text});
       }
-      plan.setup.disaggregation = {number<int>(text.substr(0, colon), "--disaggregate", 1, most),
-                                   number<int>(text.substr(colon + 1), "--disaggregate", 1, most)};
+      plan.setup.disaggregation = {number_of<int>(text.substr(0, colon), "--disaggregate", 1, most),
+                                   number_of<int>(text.substr(colon + 1), "--disaggregate", 1, most)};
     });
   }
 
@@ -269,7 +216,7 @@ class Builder {
     const TierArguments& tiers = arguments_.tiers;
     bool any = false;
     for (const TierArguments::Tier& tier : tiers.tiers) {
-      const std::string option = std::string("--") + tier.name + (tier.name == std::string("host") ? "-memory" : "");
+      const std::string option = sim::option_of(tier.name);
       if (tier.gib.empty()) {
         if (tier.storage.empty() && !tier.gigabytes_per_second) continue;
         refuse(option.c_str(), "how much of it is there? Its speed alone makes no tier");
@@ -277,12 +224,13 @@ class Builder {
       any = true;
       sim::TierSetup setup{.name = tier.name};
       if (tier.gigabytes_per_second) {
-        if (!(*tier.gigabytes_per_second > 0)) refuse(option.c_str(), "expected more than 0 GB/s");
+        const std::string bandwidth = std::string("--") + tier.name + "-bandwidth";
+        check_bandwidth(*tier.gigabytes_per_second, bandwidth.c_str());
         setup.bytes_per_second_per_gpu = *tier.gigabytes_per_second * 1e9;
       }
       if (!tier.storage.empty()) {
         const std::string named = std::string("--") + tier.name + "-storage";
-        setup.storage = *found(tier.storage, named.c_str(), "storage", "--list-storage", models::find_storage);
+        setup.storage = *found_data(tier.storage, named.c_str(), "storage", "--list-storage", models::find_storage);
         add_data_input(tier.storage, setup.storage->name, "storage");
       }
       vary_number<double>(tier.gib, option.c_str(), 0, 1e9, [&](PlanCase& plan, double gib) {
@@ -295,8 +243,16 @@ class Builder {
       refuse("--host-memory",
              "there is no tier to which the other options apply: give --host-memory, --disk or --remote");
     }
-    vary_text(tiers.policies, "--tier-policy",
-              [](PlanCase& plan, const std::string& text) { plan.setup.tiers.policy = sim::parse_replacement(text); });
+    vary_text(tiers.policies, "--tier-policy", [](PlanCase& plan, const std::string& text) {
+      try {
+        plan.setup.tiers.policy = sim::parse_replacement(text);
+      } catch (const Error& problem) {
+        // Those that name no parameter of the policy's name the option of `evictsim cache`.
+        if (problem.context().parameter != policies::policy_option) throw;
+        throw Error(problem.code(), problem.message(),
+                    {.parameter = "--tier-policy", .value = problem.context().value});
+      }
+    });
     vary_text(tiers.writes, "--tier-write", [](PlanCase& plan, const std::string& name) {
       plan.setup.tiers.write_down =
           one_of(name, "--tier-write",
@@ -315,51 +271,8 @@ class Builder {
     }
   }
 
-  /// Every combination of what options say about made-up workloads.
-  [[nodiscard]] std::vector<sim::GeneratedWorkload> generated_defaults() const {
-    if (!arguments_.lengths.empty() && !(arguments_.prompts.empty() && arguments_.outputs.empty())) {
-      refuse("--lengths", "gives prompts and outputs; leave --prompt-tokens and --output-tokens out");
-    }
-    std::vector<sim::GeneratedWorkload> defaults(1);
-    const auto each = [&](const std::vector<std::string>& lists, const char* option, const auto& set) {
-      const std::vector<std::string> values = elements(lists, option);
-      if (values.empty()) return;
-      std::vector<sim::GeneratedWorkload> product;
-      for (const sim::GeneratedWorkload& known : defaults) {
-        for (const std::string& value : values) set(product.emplace_back(known), value);
-      }
-      defaults = std::move(product);
-    };
-    constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
-    each(arguments_.prompts, "--prompt-tokens", [](sim::GeneratedWorkload& workload, const std::string& text) {
-      workload.prompt = sim::TokenCount::parse(text, "--prompt-tokens");
-    });
-    each(arguments_.outputs, "--output-tokens", [](sim::GeneratedWorkload& workload, const std::string& text) {
-      workload.output = sim::TokenCount::parse(text, "--output-tokens");
-    });
-    each(arguments_.lengths, "--lengths", [](sim::GeneratedWorkload& workload, const std::string& text) {
-      workload.lengths = sim::read_measured_lengths(text);
-    });
-    each(arguments_.prefix_groups, "--prefix-groups", [](sim::GeneratedWorkload& workload, const std::string& text) {
-      workload.prefix_groups = number<std::int64_t>(text, "--prefix-groups", 0, most);
-    });
-    each(arguments_.prefix_tokens, "--prefix-tokens", [](sim::GeneratedWorkload& workload, const std::string& text) {
-      workload.prefix_tokens = number<std::int64_t>(text, "--prefix-tokens", 0, most);
-    });
-    each(arguments_.turns, "--turns", [](sim::GeneratedWorkload& workload, const std::string& text) {
-      workload.turns = number<std::int64_t>(text, "--turns", 1, most);
-    });
-    each(arguments_.think_times, "--think-time", [](sim::GeneratedWorkload& workload, const std::string& text) {
-      workload.think_seconds = number<double>(text, "--think-time", 0, 1e9);
-    });
-    return defaults;
-  }
-
   void vary_workloads() {
-    const std::vector<sim::GeneratedWorkload> defaults = generated_defaults();
-    std::vector<std::shared_ptr<const sim::ServingWorkload>> workloads;
-    bool any_made_up = false;
-    const std::vector<std::string> texts = elements(arguments_.workloads, "--workload");
+    const std::vector<std::string> texts = list_elements(arguments_.workloads, "--workload");
     for (const std::string& text : texts) {
       const std::string path = replayed_path(text);
       if (path.empty()) continue;
@@ -367,31 +280,19 @@ class Builder {
       replayed_.emplace(path, page_rule(arguments_.eviction.pages));
       add_input(path, "workload");
     }
-    for (const std::string& text : texts) {
-      if (replayed_) break;
-      for (const sim::GeneratedWorkload& one : defaults) {
-        auto workload = std::make_shared<const sim::ServingWorkload>(sim::ServingWorkload::find(text, one));
-        const bool made_up = workload->random();
-        any_made_up = any_made_up || made_up;
-        if (!made_up) {
-          add_input(text, "workload");
-          if (workload->trace->failed > 0) {
-            cases_.warnings.push_back(fmt::format("{}: {} failed requests, which have no answer, are left out", text,
-                                                  workload->trace->failed));
-          }
-        } else if (workload->generated.lengths) {
-          add_input(workload->generated.lengths->file, "lengths");
-        }
-        workloads.push_back(std::move(workload));
-        if (!made_up) break;
+    std::vector<std::shared_ptr<const sim::ServingWorkload>> workloads;
+    for (NamedWorkload& named : plan_workloads(arguments_, replayed_ ? std::vector<std::string>{} : texts)) {
+      const auto& trace = named.workload->trace;
+      if (trace) {
+        add_input(named.text, "workload");
+      } else if (named.workload->generated.lengths) {
+        add_input(named.workload->generated.lengths->file, "lengths");
       }
-    }
-    for (const auto& [option, lists] :
-         {std::pair{"--prompt-tokens", &arguments_.prompts}, std::pair{"--output-tokens", &arguments_.outputs},
-          std::pair{"--lengths", &arguments_.lengths}, std::pair{"--prefix-groups", &arguments_.prefix_groups},
-          std::pair{"--prefix-tokens", &arguments_.prefix_tokens}, std::pair{"--turns", &arguments_.turns},
-          std::pair{"--think-time", &arguments_.think_times}}) {
-      if (!any_made_up && !lists->empty()) refuse(option, "applies to made-up workloads only, not to a trace");
+      if (trace && trace->failed > 0) {
+        cases_.warnings.push_back(
+            fmt::format("{}: {} failed requests, which have no answer, are left out", named.text, trace->failed));
+      }
+      workloads.push_back(std::move(named.workload));
     }
     if (replayed_) {
       for (PlanCase& plan : cases_.cases) plan.workload = replayed_->workload(plan.setup);
@@ -418,8 +319,8 @@ class Builder {
 
   void vary_policies() {
     PolicyArguments eviction = arguments_.eviction;
-    eviction.policies = elements(eviction.policies, "--policy");
-    eviction.budgets = elements(eviction.budgets, "--budget");
+    eviction.policies = list_elements(eviction.policies, "--policy");
+    eviction.budgets = list_elements(eviction.budgets, "--budget");
     if (replayed_) {
       if (!eviction.profile.empty()) refuse("--profile", "leave it out: the workload is a replay itself");
       eviction.profile = replayed_path(arguments_.workloads.front());

@@ -91,6 +91,7 @@ void run(const PlanArguments& arguments) {
   sweep.stop = &traces::StopOnSignal::requested();
   sweep.before_run = [&](std::size_t /*index*/, sim::ServingOptions& options) { outputs.before_run(options); };
   sweep.row = [&](std::size_t index, const analysis::PlanAnswer& answer) { outputs.row(index, answer); };
+  sweep.searching = [&](const std::string& tried) { outputs.searching(tried); };
   sweep.progress = [&](std::size_t finished) { outputs.progress(finished); };
   outputs.progress(0);
   const bool complete = run_sweep(cases.cases, sweep);

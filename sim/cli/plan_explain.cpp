@@ -91,9 +91,10 @@ std::vector<Example> examples(const analysis::PlanCase& plan, const sim::Deploye
 std::string explain(const analysis::PlanCase& plan) {
   const sim::DeployedModel deployed = sim::deploy(plan.setup);
   const analysis::PlanRow row = analysis::settings_of(plan);
-  std::string text = fmt::format("{} on {} by {}: {}, {} replica{}\n", row.model, row.gpu, row.engine,
-                                 models::describe(*plan.setup.llm, plan.setup.deployment), plan.setup.replica_count(),
-                                 plan.setup.replica_count() == 1 ? "" : "s");
+  std::string text =
+      fmt::format("{} on {} by {}: {}, {} replica{}\n", row.model, row.gpu, row.engine,
+                  models::describe(*plan.setup.llm, models::checked(*plan.setup.llm, plan.setup.deployment)),
+                  plan.setup.replica_count(), plan.setup.replica_count() == 1 ? "" : "s");
   text += budget_lines(deployed, plan.setup.deployment.attention_data_parallel);
   for (const Example& example : examples(plan, deployed)) {
     const double total = static_cast<double>(deployed.step_time.of(example.work)) * 1e-15;

@@ -116,10 +116,15 @@ void PlanOutputs::write_rows() {
   backgrounds_.clear();
 }
 
-void PlanOutputs::progress(std::size_t finished) const {
-  if (terminal_ && finished < cases_.cases.size()) {
-    fmt::print(stderr, "\r\033[K{} of {} rows", finished, cases_.cases.size());
-  }
+void PlanOutputs::progress(std::size_t finished) {
+  finished_ = finished;
+  if (finished < cases_.cases.size()) print_progress({});
+}
+
+void PlanOutputs::searching(const std::string& tried) { print_progress(": trying " + tried); }
+
+void PlanOutputs::print_progress(const std::string& tried) const {
+  if (terminal_) fmt::print(stderr, "\r\033[K{} of {} rows{}", finished_, cases_.cases.size(), tried);
 }
 
 void PlanOutputs::print_fewest_gpus() const {

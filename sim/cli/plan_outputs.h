@@ -26,7 +26,9 @@ class PlanOutputs {
 
   void before_run(sim::ServingOptions& options);
   void row(std::size_t index, const analysis::PlanAnswer& answer);
-  void progress(std::size_t finished) const;
+  void progress(std::size_t finished);
+  /// What a search tries next, on a terminal.
+  void searching(const std::string& tried);
   /// Gives the files their names, and prints what is left to say. `complete`: no row is missing.
   void finish(bool complete);
 
@@ -34,6 +36,7 @@ class PlanOutputs {
   [[nodiscard]] bool any_simulated() const { return simulated_seconds_ > 0; }
 
  private:
+  void print_progress(const std::string& tried) const;
   void print_fewest_gpus() const;
   void write_rows();
 
@@ -41,7 +44,7 @@ class PlanOutputs {
   const PlanCases& cases_;
   bool terminal_;
   std::chrono::steady_clock::time_point begin_;
-  std::size_t rows_ = 0;
+  std::size_t rows_ = 0, finished_ = 0;
   std::vector<analysis::PlanRow> held_;                ///< rows that wait for the other policies, for the frontier
   std::vector<analysis::PlanBackground> backgrounds_;  ///< of these
   std::size_t held_group_ = 0;

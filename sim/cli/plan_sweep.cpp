@@ -1,5 +1,6 @@
 #include "sim/cli/plan_sweep.h"
 
+#include <tbb/global_control.h>
 #include <tbb/info.h>
 #include <tbb/task_arena.h>
 #include <tbb/task_group.h>
@@ -25,6 +26,8 @@ class Sweep {
 
   bool run() {
     const int threads = sweep_.threads > 0 ? sweep_.threads : tbb::info::default_concurrency();
+    // As many threads as asked for, also where there are fewer cores.
+    const tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
     tbb::task_arena arena(threads);
     arena.execute([&] {
       tbb::task_group workers;
@@ -56,14 +59,19 @@ class Sweep {
     }
   }
 
-  PlanAnswer answer(std::size_t index) const {
+  PlanAnswer answer(std::size_t index) {
     const PlanCase& plan = cases_[index];
-    const auto before = [&](sim::ServingOptions& options) {
+    analysis::PlanHooks hooks;
+    hooks.before_run = [&](sim::ServingOptions& options) {
       if (sweep_.before_run) sweep_.before_run(index, options);
     };
-    if (cases_.size() == 1) return analysis::answer(plan, before);
+    hooks.searching = [&](const std::string& tried) {
+      const std::lock_guard lock(mutex_);
+      if (sweep_.searching) sweep_.searching(tried);
+    };
+    if (cases_.size() == 1) return analysis::answer(plan, hooks);
     try {
-      return analysis::answer(plan, before);
+      return analysis::answer(plan, hooks);
     } catch (const Error& problem) {
       if (problem.code() == ErrorCode::interrupted) throw;
       PlanAnswer failed;

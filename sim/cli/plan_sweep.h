@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "analysis/plan_case.h"
@@ -19,6 +20,8 @@ struct PlanSweep {
   /// In order of `index` and never at the same time, as soon as the row and all before it are finished. When stopped,
   /// finished rows behind a gap follow at the end.
   std::function<void(std::size_t index, const analysis::PlanAnswer&)> row;
+  /// What a search tries next; not in any order, never at the same time as anything else here.
+  std::function<void(const std::string& tried)> searching;
   /// How many cases are finished; not in any order, and never at the same time as `row`.
   std::function<void(std::size_t finished)> progress;
 };

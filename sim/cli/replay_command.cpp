@@ -42,6 +42,9 @@ constexpr const char* footer = R"(Examples:
       Parameters in parentheses (quote them for the shell); 512 entries per KV head.
   evictsim replay trace.h5 --policy 'kvpress:SnapKVPress(window_size=16)' --compression-ratio 0.8
       A press as kvpress writes it; 80 % of the prompt removed, counted as that library does.
+  evictsim replay trace.h5 --policy all --budget 0.2 --calibration model.cal.json --rank
+      In the order of predicted damage, with bands. The file is of the trace's model; `evictsim calibrate --model NAME`
+      makes it one of the same weights under another name.
 
 Budgets: 0.2 is a share of the prompt's entries kept per KV head on average, 1 keeps all, 512 is a number of entries.
 `evictsim policies` lists the policies, `evictsim policies NAME` explains one.
@@ -175,7 +178,7 @@ std::string seed_problem(const std::string& text) {
   return fmt::format("{} is no whole number from 0 to {}", text, largest_seed);
 }
 
-/// How damage is predicted. Says which traces the calibration does not fit.
+/// How damage is predicted. Says which traces the calibration does not fit, and what they have instead.
 analysis::DamagePredictor predictor_of(const Arguments& arguments, const std::vector<traces::Reader>& readers) {
   std::optional<analysis::DamageCalibration> calibration;
   if (!arguments.calibration.empty()) calibration = analysis::read_calibration(arguments.calibration);
@@ -185,9 +188,13 @@ analysis::DamagePredictor predictor_of(const Arguments& arguments, const std::ve
                                       arguments.coverage.value_or(usual_coverage));
   if (arguments.calibration.empty()) return predictor;
   for (std::size_t trace = 0; trace < readers.size(); ++trace) {
-    const std::string problem = predictor.problem(trace);
-    if (problem.empty()) continue;
-    fmt::print(stderr, "warning: {}: predicted damage: {}\n", readers[trace].path().string(), problem);
+    if (predictor.problem(trace).empty()) continue;
+    fmt::print(
+        stderr,
+        "warning: {}: predicted damage: {}; {} (for a trace of the same weights under another name: `evictsim "
+        "calibrate --model NAME`)\n",
+        readers[trace].path().string(), predictor.problem(trace),
+        predictor.predicts(trace) ? "the trace's own sensitivity is used, without bands" : "nothing is predicted");
   }
   return predictor;
 }
@@ -327,8 +334,9 @@ void add_replay_command(CLI::App& app, const std::vector<std::string>& words) {
       ->type_name("S")
       ->check(CLI::Range(0, 1 << 30));
   command
-      ->add_option("--calibration", arguments->calibration,
-                   "Predict damage with this file of `evictsim calibrate`, instead of the trace's sensitivity")
+      ->add_option(
+          "--calibration", arguments->calibration,
+          "Predict damage with this file of `evictsim calibrate`; traces of other models keep their sensitivity")
       ->type_name("model.cal.json");
   command
       ->add_option("--coverage", arguments->coverage,

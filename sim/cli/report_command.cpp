@@ -1,7 +1,10 @@
 #include "sim/cli/report_command.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -43,7 +46,7 @@ Exit status: 0 done, 1 bad input, 2 bad usage.)";
 struct Arguments {
   std::vector<std::string> files, compared;
   std::string page, figures, csv, timeline;
-  std::string metric = "output_error";
+  std::string metric;
   std::string command_line;
   bool text = false, quiet = false;
 };
@@ -82,17 +85,37 @@ void write_figures(const std::string& json, const std::filesystem::path& folder,
   }
 }
 
+/// Null: each run's default.
+const analysis::ShownMetric* chosen_metric(const Arguments& arguments) {
+  return arguments.metric.empty() ? nullptr : &analysis::shown_metric(arguments.metric, "--metric");
+}
+
+/// That of the terminal; elsewhere what most editors and pagers show.
+std::size_t output_width() {
+  constexpr std::size_t narrowest = 60, usual = 120;
+  winsize window{};
+  if (isatty(STDOUT_FILENO) == 0 || ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) != 0 || window.ws_col == 0) return usual;
+  return std::max<std::size_t>(window.ws_col, narrowest);
+}
+
 void compare(const Arguments& arguments) {
-  const analysis::ShownMetric& metric = analysis::shown_metric(arguments.metric, "--metric");
+  const analysis::ShownMetric* metric = chosen_metric(arguments);
   const analysis::RunReader left(arguments.compared.at(0)), right(arguments.compared.at(1));
   const analysis::PointGrid grid(left.contents()), other(right.contents());
+  if (metric == nullptr && grid.default_metric() == other.default_metric()) metric = grid.default_metric();
+  if (metric == nullptr) metric = &analysis::shown_metrics().front();
   if (!arguments.csv.empty()) analysis::write_text_file(arguments.csv, analysis::comparison_csv(grid, other));
-  if (!arguments.quiet) print(analysis::comparison_text(grid, other, metric));
+  if (!arguments.quiet) print(analysis::comparison_text(grid, other, *metric));
 }
 
 void report(const Arguments& arguments) {
-  const analysis::ShownMetric& metric = analysis::shown_metric(arguments.metric, "--metric");
+  const analysis::ShownMetric* metric = chosen_metric(arguments);
   const ReportInputs inputs = ReportInputs::open(arguments.files);
+  if (!arguments.timeline.empty() && inputs.runs.empty()) {
+    throw Error(ErrorCode::invalid_argument,
+                "shows what runs held by step; that of a plan's requests comes from evictsim plan --timeline FILE.json",
+                {.file = inputs.plans.front().path, .parameter = "--timeline"});
+  }
   std::string written;
   if (!arguments.page.empty() || !arguments.figures.empty()) {
     const std::string json = analysis::report_json(inputs, arguments.command_line);
@@ -106,7 +129,7 @@ void report(const Arguments& arguments) {
     analysis::write_replay_timeline(arguments.timeline, analysis::replay_timelines(inputs.runs));
     written += fmt::format("Wrote {}.\n", arguments.timeline);
   }
-  if (arguments.text || written.empty()) print(analysis::text_report(inputs, metric));
+  if (arguments.text || written.empty()) print(analysis::text_report(inputs, metric, output_width()));
   if (!arguments.quiet) print(written);
 }
 
@@ -127,9 +150,11 @@ void add_report_command(CLI::App& app, const std::vector<std::string>& words) {
       command->add_option("--compare", arguments->compared, "Instead: print the differences between two run files")
           ->type_name("A.h5 B.h5")
           ->expected(2);
-  command->add_option("--metric", arguments->metric, "What --text and --compare show: a column of run.csv")
-      ->type_name("NAME")
-      ->capture_default_str();
+  command
+      ->add_option("--metric", arguments->metric,
+                   "What --text and --compare show: a column of run.csv (default: predicted_kl where every row has it, "
+                   "else output_error)")
+      ->type_name("NAME");
   CLI::Option* csv =
       command->add_option("--csv", arguments->csv, "With --compare: write the differences of all metrics")
           ->type_name("FILE");

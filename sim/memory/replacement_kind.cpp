@@ -21,9 +21,10 @@ const ReplacementKind& find_kind(const std::string& name) {
     if (kind->name == name) return *kind;
     names.push_back(kind->name);
   }
+  const std::vector<std::string> near = policies::near_to(name, names, 2);
   refuse(ErrorCode::unknown_name,
-         "no such cache policy; did you mean " + policies::join(policies::nearest_of(name, names, 2), " or ") +
-             "? There are " + policies::join(names),
+         "no such cache policy" + (near.empty() ? "" : "; did you mean " + policies::join(near, " or ") + "?") +
+             (near.empty() ? "; there are " : " There are ") + policies::join(names),
          name);
 }
 

@@ -19,6 +19,16 @@ namespace {
 /// Whether a policy still has a say once the prompt is cut.
 bool goes_on(const policies::Policy& policy) { return cuts_while_decoding(policy) || policy.places(); }
 
+/// What a policy looks at behind the prompt. An allocator that splits once has measured the prompt alone.
+policies::Needs needs_behind_prompt(const policies::Policy& policy) {
+  policies::Needs needs;
+  if (policy.make_placement) needs = policy.make_placement()->needs();
+  if (!cuts_while_decoding(policy)) return needs;
+  needs = needs.with(policy.make_scorer ? policy.make_scorer()->needs() : policy.make_oracle()->needs());
+  const bool once = policy.allocator->scope() == policies::AllocationScope::model_once;
+  return once ? needs : needs.with(policy.allocator->needs());
+}
+
 /// Puts together what `step(tile)` gives for the decode rows block by block, [B, Hq * d].
 template <typename Step>
 Matrix by_tile(const LayerData& layer, bool by_query, const Step& step) {
@@ -38,16 +48,11 @@ Matrix by_tile(const LayerData& layer, bool by_query, const Step& step) {
 
 std::string closed_loop_refusal(const policies::Policy& policy) {
   if (!goes_on(policy)) return {};
-  if (cuts_while_decoding(policy) && policy.allocator->scope() == policies::AllocationScope::model_each_cut) {
-    return "splits the budget over all layers at every cut while decoding, where a layer would need to know those "
-           "behind "
-           "it";
-  }
-  for (const traces::PacketContents& packets : policy.needs.packets) {
+  const policies::Needs needs = needs_behind_prompt(policy);
+  for (const traces::PacketContents& packets : needs.packets) {
     if (packets.rows) return "attends packets, which the model itself does not see";
   }
-  if (policy.needs.layer_input) return "looks at x of rows decoded, which is another one in every run";
-  for (const traces::Channel channel : policy.needs.channels) {
+  for (const traces::Channel channel : needs.channels) {
     if (channel == traces::Channel::token_ids) continue;
     return std::string("looks at ") + traces::to_string(channel) +
            " of rows decoded, which is another one in every run";
@@ -95,6 +100,11 @@ void ClosedLoop::read_layers(const traces::Reader& reader) {
     const int layer = geometry_.layers[slot];
     layers_.push_back(std::make_unique<LayerData>(geometry_, rope_, info_, slot, reader.read_layer(sequence_, layer),
                                                   read_layer_side(reader, sequence_, layer, needs_, side_)));
+    if (needs_.layer_input) {
+      auto norm = reader.read_weight(layer, traces::LayerWeight::input_norm);
+      if (!norm) throw Error(ErrorCode::missing_data, "a policy needs x and the norm before attention", where);
+      input_norms_.push_back(models::Norm::of(reader.header(), std::move(norm->data)));
+    }
     if (std::ssize(layers_.back()->decode_rows()) == info_.length - info_.prompt_length) continue;
     throw Error(ErrorCode::missing_data,
                 "a closed loop needs the query of every decode row, also in layer " + std::to_string(layer), where);
@@ -102,8 +112,7 @@ void ClosedLoop::read_layers(const traces::Reader& reader) {
 }
 
 void ClosedLoop::make_ready(const std::set<std::size_t>& policies) {
-  SequenceContext context{
-      .plan = plan_, .options = options_, .policies = {}, .needs = needs_, .random = random_, .stop = stop_};
+  std::vector<ActivePolicy> going_on;
   for (const std::size_t index : policies) {
     const policies::Policy& policy = plan_.policies[index];
     if (!goes_on(policy)) continue;
@@ -111,20 +120,55 @@ void ClosedLoop::make_ready(const std::set<std::size_t>& policies) {
     for (std::size_t point = 0; point < plan_.points.size(); ++point) {
       if (plan_.points[point].policy == index) active.points.push_back(point);
     }
-    context.policies.push_back(std::move(active));
+    going_on.push_back(std::move(active));
   }
-  if (context.policies.empty()) return;
+  if (going_on.empty()) return;
   for (const auto& layer : layers_) features_.push_back(make_prompt_features(*layer, needs_));
+  plans_ = plans_of(std::move(going_on),
+                    [this](std::size_t policy, const std::string& why) { failed_.emplace(policy, why); });
+}
+
+ModelPlans ClosedLoop::plans_of(std::vector<ActivePolicy> policies,
+                                const std::function<void(std::size_t policy, const std::string& why)>& failed) {
+  const SequenceContext context{.plan = plan_,
+                                .options = options_,
+                                .policies = std::move(policies),
+                                .needs = needs_,
+                                .random = random_,
+                                .stop = stop_};
   const auto load = [&](std::size_t slot, const policies::Needs&) {
     return std::make_unique<LayerData>(*layers_[slot]);
   };
-  plans_ = plan_model_wide(context, layers_.size(), load,
-                           [this](std::size_t policy, const std::string& why) { failed_.emplace(policy, why); });
+  return plan_model_wide(context, layers_.size(), load, failed);
+}
+
+bool ClosedLoop::splits_change(std::size_t point) {
+  const std::size_t index = plan_.points[point].policy;
+  const policies::Policy& policy = plan_.policies[index];
+  const auto known = plans_.find(point);
+  const bool each_cut = policy.allocator && policy.allocator->scope() == policies::AllocationScope::model_each_cut;
+  if (!each_cut || !cuts_while_decoding(policy) || known == plans_.end()) return false;
+  ModelPlans found = plans_of({{.index = index, .needs = needs_of(policy), .points = {point}}},
+                              [](std::size_t, const std::string& why) { throw Error(ErrorCode::policy_failure, why); });
+  const auto same = [](const RunPlan& a, const RunPlan& b) { return a.cuts == b.cuts; };
+  std::vector<RunPlan>& plan = found.at(point);
+  if (std::equal(plan.begin(), plan.end(), known->second.begin(), same)) return false;
+  known->second = std::move(plan);
+  return true;
+}
+
+LayerData& ClosedLoop::replaced(std::size_t layer, const DecodeRows& rows) {
+  LayerData& data = *layers_[layer];
+  data.replace_decode_rows(rows.k, rows.v, rows.q);
+  if (!needs_input()) return data;
+  Matrix input = models::view(rows.x.data(), decode_rows(), geometry_.hidden_size);
+  input_norms_[layer].apply(input);
+  data.replace_decode_input(input);
+  return data;
 }
 
 Matrix ClosedLoop::change(std::size_t point, std::size_t layer, const DecodeRows& rows) {
-  LayerData& data = *layers_[layer];
-  data.replace_decode_rows(rows.k, rows.v, rows.q);
+  const LayerData& data = replaced(layer, rows);
   const ReplayPoint& at = plan_.points[point];
   const policies::Policy& policy = plan_.policies[at.policy];
   if (goes_on(policy) && !stays_whole(policy, at.budget, data)) return change_of_run(point, layer);
@@ -132,9 +176,7 @@ Matrix ClosedLoop::change(std::size_t point, std::size_t layer, const DecodeRows
 }
 
 Matrix ClosedLoop::attention(std::size_t layer, const DecodeRows& rows) {
-  LayerData& data = *layers_[layer];
-  data.replace_decode_rows(rows.k, rows.v, rows.q);
-  return by_tile(data, false, [](const Tile& tile) { return tile.output; });
+  return by_tile(replaced(layer, rows), false, [](const Tile& tile) { return tile.output; });
 }
 
 Matrix ClosedLoop::change_of_cut(const LayerData& layer, const policies::Policy& policy, const KeptChain& chain) const {

@@ -31,6 +31,8 @@ void LayerData::replace_decode_rows(std::span<const float> k, std::span<const fl
   replace(q, geometry_.num_query_heads, std::ssize(tensors_.q_rows), tensors_.q);
 }
 
+void LayerData::replace_decode_input(const Matrix& input) { side_.layer_input.bottomRows(input.rows()) = input; }
+
 MatrixView LayerData::keys(int kv_head, Index rows) const {
   return models::view(tensors_.k.data() + kv_head * length() * geometry_.head_dim, rows, geometry_.head_dim);
 }

@@ -29,6 +29,8 @@ class LayerData {
   /// Puts other decode rows in place of the recorded ones: k and v [rows, Hkv, d], q [rows, Hq, d], as many rows as
   /// decode_rows() has; every token row of the decode must have a query.
   void replace_decode_rows(std::span<const float> k, std::span<const float> v, std::span<const float> q);
+  /// The same for what enters the layer, [rows, D] behind the norm before attention.
+  void replace_decode_input(const Matrix& input);
   /// Hands the tensors back, for their memory.
   [[nodiscard]] traces::LayerTensors tensors() && { return std::move(tensors_); }
 

@@ -335,6 +335,10 @@ class LayerReplay {
                           std::back_inserter(errors.summed_rows));
     const Index rows = std::ssize(errors.summed_rows);
     if (rows == 0) return errors;
+    if (rows == tile.size()) {
+      errors.along = projection_->error_along(tile.output, metrics.difference);
+      return errors;
+    }
     const Index members = metrics.difference.rows() / tile.size();
     Matrix full(rows, tile.output.cols());
     Matrix difference(members * rows, tile.output.cols());

@@ -28,6 +28,7 @@ bool stays_whole(const policies::Policy& policy, const policies::Budget& budget,
 struct PlannedCut {
   Index seen = 0;             ///< tokens seen at the cut
   std::vector<Index> counts;  ///< [cache head]
+  bool operator==(const PlannedCut&) const = default;
 };
 
 /// The planned cuts of one point in one layer, in row order.

@@ -28,11 +28,15 @@ CopyRate copy_rate(const std::optional<models::TransferRate>& link, const models
   return {from_seconds(link->latency_seconds.value_or(0)), link->bytes_per_second * gpus};
 }
 
-std::shared_ptr<const ResidentCache> evicting_cache(const ServingSetup& setup, double kv_bytes_per_token_and_gpu) {
+/// `tiers` of a replica of `gpus`; none: the host's memory is reached over the GPU's link.
+std::shared_ptr<const ResidentCache> evicting_cache(const ServingSetup& setup, double kv_bytes_per_token,
+                                                    const std::optional<KvTiers>& tiers, int gpus) {
   double seconds = 0;
   if (setup.profile->recalled > 0) {
-    seconds = evictable_share(*setup.llm) * kv_bytes_per_token_and_gpu /
-              copy_rate(setup.gpu->host_to_device, *setup.gpu, 1, "copies from the host").bytes_per_second;
+    const double rate =
+        tiers ? static_cast<double>(tiers->tiers.front().link.up.bytes_per_second)
+              : copy_rate(setup.gpu->host_to_device, *setup.gpu, gpus, "copies from the host").bytes_per_second;
+    seconds = evictable_share(*setup.llm) * kv_bytes_per_token / rate;
   }
   auto evicting = profiled_cache(*setup.profile, seconds);
   return evicting ? mixed_cache(*setup.llm, std::move(evicting)) : resident_cache(*setup.llm);
@@ -86,6 +90,13 @@ DeployedModel deploy(const ServingSetup& setup) {
                 {.parameter = setup.kv_blocks ? "--kv-blocks" : "--replicas"});
   }
 
+  ServingOptions& options = deployed.options;
+  const int gpus = deployment.gpus();
+  options.kv_bytes_per_token = bytes_per_token * gpus / copies;
+  const TieredReplica tiered{gpus, static_cast<int>(setup.llm->layers.size()), memory.block_tokens,
+                             std::llround(options.kv_bytes_per_token * memory.block_tokens)};
+  options.tiers = kv_tiers(setup.tiers, gpu, tiered, setup.preemption == Preemption::swap || setup.recorded);
+
   if (setup.recorded) {
     if (group.resident) {
       throw Error(ErrorCode::unsupported, "recorded sequences are served by models all of whose layers keep everything",
@@ -93,19 +104,14 @@ DeployedModel deploy(const ServingSetup& setup) {
     }
     group.resident = full_recorded_cache();
   } else if (setup.profile) {
-    group.resident = evicting_cache(setup, bytes_per_token);
+    group.resident = evicting_cache(setup, options.kv_bytes_per_token, options.tiers, gpus);
   }
 
-  ServingOptions& options = deployed.options;
-  const int gpus = deployment.gpus();
   options.batching = setup.batching;
   options.chunked_prefill = setup.chunked_prefill;
   options.prefix_cache = setup.prefix_cache;
   options.preemption = setup.preemption;
   options.routing = setup.routing;
-  options.kv_bytes_per_token = bytes_per_token * gpus / copies;
-  options.tiers = kv_tiers(setup.tiers, gpu, gpus, static_cast<int>(setup.llm->layers.size()), memory.block_tokens,
-                           setup.preemption == Preemption::swap || setup.recorded);
   if (setup.disaggregation) {
     require_positive("--disaggregate", setup.disaggregation->prefill);
     require_positive("--disaggregate", setup.disaggregation->decode);

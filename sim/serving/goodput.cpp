@@ -67,18 +67,41 @@ std::vector<std::optional<double>> largest_rates(const std::function<bool(double
   return rates;
 }
 
-std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t)>& passes, std::int64_t most) {
-  std::int64_t bad = 0, good = 1;
-  while (!passes(good)) {
-    if (good == most) return std::nullopt;
-    bad = good;
-    good = std::min(most, 2 * good);
-  }
+std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t)>& passes, const CountSearch& search) {
+  // Until one has failed and one has passed, these stand outside the range.
+  const std::int64_t below = search.least - 1, above = search.most + 1;
+  std::int64_t bad = below, good = above;
+  std::int64_t count = std::clamp(search.start, search.least, search.most);
+  std::int64_t step = std::max<std::int64_t>(1, count / 32);
   while (good - bad > 1) {
-    const std::int64_t middle = bad + (good - bad) / 2;
-    (passes(middle) ? good : bad) = middle;
+    (passes(count) ? good : bad) = count;
+    if (good == above) {
+      count = std::min(search.most, bad + step);
+      step *= 2;
+    } else if (bad == below) {
+      count = std::max(search.least, good - step);
+      step *= 2;
+    } else {
+      count = bad + (good - bad) / 2;
+    }
   }
+  if (good == above) return std::nullopt;
   return good;
+}
+
+std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t count, std::uint64_t seed)>& passes,
+                                           const std::vector<std::uint64_t>& seeds, CountSearch search) {
+  std::vector<std::optional<std::int64_t>> counts(seeds.size());
+  const auto find = [&](std::size_t index) {
+    counts[index] = smallest_count([&](std::int64_t count) { return passes(count, seeds[index]); }, search);
+  };
+  if (seeds.empty()) return search.least;
+  find(0);
+  if (!counts[0]) return std::nullopt;
+  search.least = search.start = *counts[0];
+  tbb::this_task_arena::isolate([&] { tbb::parallel_for(std::size_t{1}, seeds.size(), find); });
+  const bool all = std::all_of(counts.begin(), counts.end(), [](const auto& count) { return count.has_value(); });
+  return all ? *std::max_element(counts.begin(), counts.end()) : std::nullopt;
 }
 
 bool keeps_up(const ServingResult& result) {

@@ -28,9 +28,19 @@ std::optional<double> largest_rate(const std::function<bool(double)>& passes, co
 std::vector<std::optional<double>> largest_rates(const std::function<bool(double rate, std::uint64_t seed)>& passes,
                                                  const std::vector<std::uint64_t>& seeds, const RateSearch& search);
 
-/// The smallest number from 1 to `most` that passes, assuming that larger numbers pass where smaller ones do; none if
-/// `most` fails. Doubling, then bisection.
-std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t)>& passes, std::int64_t most);
+struct CountSearch {
+  std::int64_t least = 1, most = 1;
+  std::int64_t start = 1;  ///< where bracketing begins; cheapest a little below the answer
+};
+
+/// The smallest number from `least` to `most` that passes, assuming that larger numbers pass where smaller ones do;
+/// none if `most` fails. Moved up or down from `start`, ever faster, until one passes and one fails, then bisected.
+std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t)>& passes, const CountSearch& search);
+
+/// The smallest number that passes with every seed: that of the first one, which the others, at the same time, may
+/// raise.
+std::optional<std::int64_t> smallest_count(const std::function<bool(std::int64_t count, std::uint64_t seed)>& passes,
+                                           const std::vector<std::uint64_t>& seeds, CountSearch search);
 
 /// Whether requests leave as fast as they come, as far as the run can tell. Compares how many are in the system on
 /// average in the second and the last quarter of the arrivals: in a steady state they agree, beyond capacity the number

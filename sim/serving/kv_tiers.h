@@ -99,6 +99,7 @@ class ReplicaTiers final : public BlockListener {
   [[nodiscard]] Time next_time() const { return store_.next_time(); }
 
   [[nodiscard]] std::size_t tiers() const { return store_.tiers(); }
+  [[nodiscard]] std::int64_t capacity_bytes(std::size_t tier) const { return options_.tiers[tier].capacity_bytes; }
   [[nodiscard]] std::int64_t used_bytes(std::size_t tier) const { return store_.used_bytes(number(tier)); }
   /// At the time of at().
   [[nodiscard]] std::vector<KvTierTotals> totals();

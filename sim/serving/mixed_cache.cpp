@@ -66,6 +66,10 @@ class MixedCache final : public ResidentCache {
     return {mean(one.context, two.context), mean(one.pairs, two.pairs)};
   }
 
+  [[nodiscard]] double tokens_below(std::int64_t prompt) const override {
+    const auto weight = static_cast<double>(evicting_weight_);
+    return evicting_->tokens_below(prompt) * weight / (weight + static_cast<double>(other_weight_));
+  }
   [[nodiscard]] bool moves() const override { return evicting_->moves(); }
   [[nodiscard]] TierTraffic traffic(std::int64_t prompt, std::int64_t context) const override {
     return evicting_->traffic(prompt, context);

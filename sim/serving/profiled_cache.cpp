@@ -74,6 +74,10 @@ class ProfiledCache final : public ResidentCache {
     return causal_chunk(cached, tokens);
   }
 
+  [[nodiscard]] double tokens_below(std::int64_t prompt) const override {
+    return profile_.host_share * static_cast<double>(prompt);
+  }
+
  private:
   [[nodiscard]] double kept(double scaled, std::int64_t prompt) const {
     return std::min(profile_.entries(scaled, prompt), static_cast<double>(prompt));
@@ -157,6 +161,7 @@ void check(const CacheProfile& profile, double seconds_per_recalled_entry) {
   }
   require(profile.stored_per_entry, most, "bytes per entry");
   require(profile.stored_share, most, "other bytes");
+  require(profile.host_share, most, "bytes on the host");
   require(profile.growth, 1, "growth per token");
   if (profile.level) require(*profile.level, most, "level");
   if (profile.attended) {
@@ -179,7 +184,7 @@ bool CacheProfile::keeps_everything() const {
   }
   const bool grows = growth == 1 && !level && !attended;
   return weight == kv_heads && grows && stored_per_entry == 1 && stored_share == 0 && scored == 0 &&
-         scanned_share == 0 && recalled == 0;
+         scanned_share == 0 && recalled == 0 && host_share == 0;
 }
 
 std::shared_ptr<const ResidentCache> profiled_cache(CacheProfile profile, double seconds_per_recalled_entry) {

@@ -166,6 +166,7 @@ bool Replica::admit_next(std::size_t index, Draft& draft, Time now) {
     refusal_ = {id, memory_.free_blocks(), memory_.publications(), draft.budget};
     return false;
   }
+  if (!take_below(sequence, now)) return false;
   const bool first_lookup = state_.requests[sequence.request].scheduled == not_yet && !sequence.looked_up;
   if (memory_.prefix_cache() && first_lookup) {
     totals_.queried_tokens += sequence.target;
@@ -221,6 +222,7 @@ void Replica::add(std::size_t index, Draft& draft, SequenceId id, std::int64_t t
     return;
   }
   ++draft.work.decode_sequences;
+  if (sequence.below > 0 && !sequence.went_below) go_below(sequence);
   if (!group_.resident) {
     draft.units += sequence.target;
     ++draft.units_per_token;

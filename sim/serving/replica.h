@@ -56,8 +56,9 @@ class Replica {
   void catch_up(Time now);
   /// Tokens of the sequence in the prefix cache and in tiers; catch_up() first.
   [[nodiscard]] std::int64_t cached_tokens(const Sequence& sequence, Time now);
+  /// Whether the prompt of a request and then all but the last of `output` tokens fit, alone.
   [[nodiscard]] bool can_hold(const Sequence& sequence, std::int64_t output) const {
-    return memory_.can_hold(sequence, output);
+    return memory_.can_hold(sequence, output) && (!tiers_ || bytes_below(sequence) <= tiers_->capacity_bytes(0));
   }
   /// Blocks held when all that happens up to `time`, inclusive, has happened; nothing else happens before.
   [[nodiscard]] std::int64_t used_blocks(Time time) const;
@@ -120,6 +121,10 @@ class Replica {
   void end_copy(std::uint64_t copy, Time now);
   void move(SequenceId id, std::size_t index, Draft& draft, Time now);
   void leave_tiers(Sequence& sequence, Time now);
+  [[nodiscard]] std::int64_t bytes_below(const Sequence& sequence) const;
+  bool take_below(Sequence& sequence, Time now);
+  void go_below(Sequence& sequence);
+  void give_back_below(Sequence& sequence, Time now);
   void end_of_waiting(std::size_t index, Time now);
   void take_steps(Microbatch& batch, std::int64_t steps);
   void follow_copies(Time now);

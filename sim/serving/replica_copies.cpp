@@ -112,7 +112,10 @@ void Replica::give_way(SequenceId id, std::size_t index, Draft& draft, Time now)
   sequence.swapped =
       state_.options.preemption == Preemption::swap && sequence.decodes() && bytes > 0 && tiers_->set_aside(bytes, 0);
   memory_.release(sequence, !sequence.swapped);
-  if (!sequence.swapped) leave_tiers(sequence, now);
+  if (!sequence.swapped) {
+    leave_tiers(sequence, now);
+    sequence.went_below = false;
+  }
   if (sequence.swapped) {
     sequence.host_bytes = bytes;
     totals_.swapped_bytes += bytes;
@@ -231,6 +234,38 @@ void Replica::leave_tiers(Sequence& sequence, Time now) {
     tiers_->give_back(sequence.in_tiers[place], std::min(place, tiers_->tiers() - 1));
   }
   sequence.in_tiers = {};
+}
+
+/// What an evicting cache keeps in the first tier. A replica that only computes prompts cuts none.
+std::int64_t Replica::bytes_below(const Sequence& sequence) const {
+  const ResidentCache* const cache = memory_.cache_of(sequence);
+  if (cache == nullptr || role_ == ReplicaRole::prefill) return 0;
+  return std::llround(state_.options.kv_bytes_per_token * cache->tokens_below(sequence.prompt));
+}
+
+/// Takes room for that, if there is any. It is kept when the request gives way, so that nobody who was admitted waits
+/// for it again, and all who wait for it come behind those who have it.
+bool Replica::take_below(Sequence& sequence, Time now) {
+  const std::int64_t bytes = tiers_ && sequence.below == 0 ? bytes_below(sequence) : 0;
+  if (bytes == 0) return true;
+  tiers_->at(now);
+  if (!tiers_->set_aside(bytes, 0)) return false;
+  sequence.below = bytes;
+  return true;
+}
+
+/// The prompt is done and cut. Nobody waits for the copy.
+void Replica::go_below(Sequence& sequence) {
+  tiers_->write(sequence.below, 0);
+  totals_.demoted_bytes += sequence.below;
+  sequence.went_below = true;
+}
+
+void Replica::give_back_below(Sequence& sequence, Time now) {
+  if (sequence.below == 0) return;
+  tiers_->at(now);
+  tiers_->give_back(sequence.below, 0);
+  sequence.below = 0;
 }
 
 void Replica::copies_arrive(Time now) {

@@ -59,6 +59,7 @@ void Replica::advance(std::size_t microbatch, std::int64_t steps) {
 void Replica::release(SequenceId id, Time now) {
   --load_;
   leave_tiers(state_.sequences[id], now);
+  give_back_below(state_.sequences[id], now);
   if (whole_batches()) {
     finished_.push_back(id);
     return;
@@ -78,7 +79,7 @@ bool Replica::reserve(SequenceId id, Time now) {
   const auto places = static_cast<std::int64_t>(running_.size() + ready_.size()) + coming_ + loading_;
   if (!waiting_.empty() || stalled_ || places >= group_.max_sequences) return false;
   Sequence& sequence = state_.sequences[id];
-  if (!memory_.admit(sequence, 0, sequence.target, sequence.target)) return false;
+  if (!take_below(sequence, now) || !memory_.admit(sequence, 0, sequence.target, sequence.target)) return false;
   ++coming_;
   interrupt(now);
   return true;

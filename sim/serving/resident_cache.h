@@ -64,6 +64,9 @@ class ResidentCache {
   /// Reads of `tokens` tokens on top of `cached` ones, part of a prompt.
   [[nodiscard]] virtual ChunkReads chunk(std::int64_t cached, std::int64_t tokens) const = 0;
 
+  /// Tokens whose keys and values in all layers take as many bytes as the sequence keeps in the first tier. Room for
+  /// them is taken with its admission, and they go there when the prompt is done.
+  [[nodiscard]] virtual double tokens_below(std::int64_t /*prompt*/) const { return 0; }
   /// Whether traffic() is ever more than nothing. It changes only where a span of reads() ends, and a step that recalls
   /// is a span of its own.
   [[nodiscard]] virtual bool moves() const { return false; }

@@ -34,6 +34,8 @@ struct Sequence {
 
   const ResidentCache* resident = nullptr;  ///< its own; null: that of its replica's group
   TierBytes in_tiers{};                     ///< of what it keeps there, as ResidentCache::traffic() says
+  std::int64_t below = 0;                   ///< bytes of the first tier that it has, see ResidentCache::tokens_below()
+  bool went_below = false;                  ///< they are there, or on their way
 
   /// What decode steps read from context `since` to `until`, as ResidentCache said; not used where everything is read.
   std::int64_t units = 0, units_per_token = 0, since = 0, until = -1;

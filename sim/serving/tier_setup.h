@@ -32,9 +32,21 @@ struct TiersSetup {
 
 inline constexpr double default_swap_gib = 4;
 
+/// The replica that has them.
+struct TieredReplica {
+  int gpus = 1;
+  int layers = 1;  ///< of the model
+  int block_tokens = 16;
+  std::int64_t block_bytes = 0;
+};
+
+/// The option that says how much of a tier there is, for errors.
+std::string option_of(const std::string& tier);
+
 /// None if there is neither a tier nor a swap. Throws Error: missing_data for a rate that neither the GPU's description
-/// nor the setup gives; invalid_argument for chunks that are no whole blocks, and for what check_tiers() refuses.
-std::optional<KvTiers> kv_tiers(const TiersSetup& setup, const models::Gpu& gpu, int gpus, int layers, int block_tokens,
+/// nor the setup gives; invalid_argument for chunks that are no whole blocks, for a tier with room for less than one
+/// chunk (none at all is fine), and for what check_tiers() refuses.
+std::optional<KvTiers> kv_tiers(const TiersSetup& setup, const models::Gpu& gpu, const TieredReplica& replica,
                                 bool swaps);
 
 }  // namespace evictsim::sim

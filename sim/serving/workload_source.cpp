@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <limits>
@@ -14,8 +15,8 @@ namespace evictsim::sim {
 namespace {
 
 constexpr double largest_rate = 1e9;
-constexpr double longest_duration = 9e9;            // seconds; Time ends at 9.2e9
-constexpr std::int64_t most_requests = 20'000'000;  // whose records take a few gigabytes
+constexpr double longest_duration = 9e9;             // seconds; Time ends at 9.2e9
+constexpr std::int64_t requests_bound = 20'000'000;  // whose records take a few gigabytes
 
 void check_stop(const Load& load) {
   if (load.stop != nullptr && load.stop->load(std::memory_order_relaxed)) {
@@ -38,7 +39,7 @@ void check(const Load& load) {
   if (load.duration && !(*load.duration > 0 && *load.duration <= longest_duration)) {
     refuse("--duration", *load.duration, "seconds, above 0 and at most 9e9");
   }
-  if (load.requests && (*load.requests < 1 || *load.requests > most_requests)) {
+  if (load.requests && (*load.requests < 1 || *load.requests > requests_bound)) {
     refuse("--requests-count", static_cast<double>(*load.requests), "1 to 2e7 requests");
   }
 }
@@ -238,7 +239,10 @@ class GeneratedSource : public RequestSource {
 ServingWorkload ServingWorkload::find(const std::string& text, const GeneratedWorkload& defaults) {
   ServingWorkload workload;
   std::error_code ignored;
-  if (std::filesystem::exists(text, ignored)) {
+  const bool file = std::filesystem::is_regular_file(text, ignored);
+  const bool exists = std::filesystem::exists(text, ignored);
+  // A folder that happens to be called "closed" hides nothing.
+  if (file || (exists && !GeneratedWorkload::is_one(text))) {
     workload.trace = std::make_shared<traces::Workload>(traces::read_workload(text));
   } else if (GeneratedWorkload::is_one(text)) {
     workload.generated = GeneratedWorkload::parse(text, defaults);
@@ -246,10 +250,12 @@ ServingWorkload ServingWorkload::find(const std::string& text, const GeneratedWo
     traces::read_workload(text);  // says why it cannot be read
   } else {
     const std::string name = text.substr(0, text.find('('));
-    const std::vector<std::string> nearest = policies::nearest_of(name, {"poisson", "gamma", "constant", "closed"}, 1);
+    const std::vector<std::string> near =
+        policies::near_to(name, {"poisson", "gamma", "constant", "closed", "replay"}, 1);
     throw Error(ErrorCode::unknown_name,
-                fmt::format("neither a file nor poisson, gamma(cv=2), constant or closed(concurrency=64); nearest: {}",
-                            policies::join(nearest)),
+                fmt::format("expected poisson, gamma(cv=2), constant, closed(concurrency=64), replay:run.h5 or the "
+                            "file of a trace (Azure, Mooncake, Qwen-Bailian, BurstGPT, LLMServingSim, CSV){}{}",
+                            near.empty() ? "" : "; nearest: ", policies::join(near)),
                 {.parameter = "--workload", .value = text});
   }
   return workload;
@@ -287,7 +293,7 @@ std::optional<double> ServingWorkload::rate(const Load& load) const {
                   {.parameter = "--workload", .value = name()});
     }
     const double rate = in_range(*load.rate * load.scale_rate);
-    if (!load.requests && load.duration && rate * *load.duration > static_cast<double>(most_requests)) {
+    if (!load.requests && load.duration && rate * *load.duration > static_cast<double>(requests_bound)) {
       refuse("--duration", *load.duration, "seconds in which at most 2e7 requests arrive");
     }
     return rate;
@@ -300,6 +306,16 @@ std::optional<double> ServingWorkload::rate(const Load& load) const {
   }
   const double own = static_cast<double>(trace->requests.size() - 1) / span;
   return in_range(load.rate.value_or(own) * load.scale_rate);
+}
+
+std::optional<std::int64_t> ServingWorkload::most_requests(const Load& load) const {
+  if (trace) {
+    const auto all = static_cast<std::int64_t>(trace->requests.size());
+    return std::min(load.requests.value_or(all), all);
+  }
+  if (recorded) return load.requests.value_or(static_cast<std::int64_t>(recorded->requests.size()));
+  if (!load.requests && load.duration) return std::nullopt;
+  return load.requests.value_or(default_requests);
 }
 
 std::unique_ptr<RequestSource> ServingWorkload::source(const Load& load) const {

@@ -48,6 +48,8 @@ struct ServingWorkload {
   /// duration or number out of range, a rate that is missing, superfluous, or cannot be reached by stretching since all
   /// requests of the trace arrive at once.
   [[nodiscard]] std::optional<double> rate(const Load& load) const;
+  /// How many requests arrive under `load` at most, if that is known beforehand.
+  [[nodiscard]] std::optional<std::int64_t> most_requests(const Load& load) const;
   /// Throws as rate(). This must outlive the source.
   ///
   /// Recorded: at equal gaps if a rate is given, else all at once; each sequence once unless `requests` says otherwise.

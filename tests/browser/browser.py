@@ -68,6 +68,23 @@ class Browser:
         """What printing asks for, without a walk through the page."""
         self.script("window.dispatchEvent(new Event('beforeprint')); window.dispatchEvent(new Event('afterprint'));")
 
+    def print_preview(self):
+        """Lays the page out as for paper and draws everything for it; `print_done` ends it."""
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 760, "height": 1100, "deviceScaleFactor": 1, "mobile": False})
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        self.script("window.dispatchEvent(new Event('beforeprint'))")
+
+    def print_done(self):
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        self.script("window.dispatchEvent(new Event('afterprint'))")
+
+    def press(self, key, modifiers=0):
+        code = {"Tab": 9, "ArrowRight": 39, "Enter": 13}[key]
+        for kind in ("keyDown", "keyUp"):
+            self.driver.execute_cdp_cmd("Input.dispatchKeyEvent", {
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers,
+                **({"text": "\r"} if key == "Enter" and kind == "keyDown" else {})})
+
     def complaints(self):
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
@@ -91,6 +108,13 @@ class Browser:
         self.script("""const select = document.querySelector(arguments[0]); select.selectedIndex = arguments[1];
                        select.dispatchEvent(new Event('change', {bubbles: true}));""", selector, index)
 
+    def time_of(self, selector, value):
+        """Milliseconds from a change of a control until the page has painted again."""
+        return self.driver.execute_async_script("""const [selector, value, done] = arguments; const control = document.querySelector(selector);
+            const start = performance.now(); if (control.tagName === 'SELECT') control.selectedIndex = value; else control.value = value;
+            for (const name of ['input', 'change']) control.dispatchEvent(new Event(name, {bubbles: true}));
+            requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));""", selector, value)
+
     def slide(self, selector, place):
         self.script("""const input = document.querySelector(arguments[0]); input.value = arguments[1];
                        input.dispatchEvent(new Event('input', {bubbles: true}));""", selector, place)
@@ -105,6 +129,6 @@ class Browser:
         top = self.script("return document.querySelector(arguments[0]).getBoundingClientRect().top + window.scrollY", begin)
         width = self.script("return document.documentElement.clientWidth")
         image = self.driver.execute_cdp_cmd("Page.captureScreenshot", {
-            "format": "webp", "quality": 80, "captureBeyondViewport": True,
+            "format": "webp", "quality": 70, "captureBeyondViewport": True,
             "clip": {"x": 0, "y": top, "width": width, "height": height, "scale": 1}})
         path.write_bytes(base64.b64decode(image["data"]))

@@ -1,16 +1,21 @@
 """Does the report's page show what it should in a browser, whatever is in its data?"""
 import base64
 import csv
+import shutil
 import sys
 import time
 import unittest
 import xml.etree.ElementTree as xml
 
+import h5py
+import numpy
+
 from browser import Browser
-from sample_report import SampleReport, floats, integers, octets
+from sample_report import SAMPLE, SampleReport, floats, integers, octets
 
 MOST_BYTES = 5_000_000
-PICTURES = {"error_budget_curves", "layer_head_1", "layer_head_2", "bytes_per_tier", "frontier_1", "latency_against_load", "cost"}
+PICTURES = {"error_budget_curves", "layer_head_1", "layer_head_2", "error_by_step", "error_by_position", "prompt_survival", "dilution", "bytes_per_tier",
+            "bytes_over_steps", "frontier", "latency_against_load", "kv_over_time", "batch_over_time", "kv_budget_1", "cost"}
 HOSTILE = ["</script><script>window.pwned = 1</script>", "<img src=x onerror='window.pwned = 1'>", "\u202eright to left\u202c",
            "nul\u0000nul", "\ufffd\ufffd", "x" * 1048576, "${window.pwned = 1}", "javascript:window.pwned=1", "@EVICTSIM_DATA@", "line\nend"]
 
@@ -91,31 +96,76 @@ class RealReport(PageTest):
         changes("error_budget_curves", lambda: browser.choose("#curves [data-control=against]", 1))
         changes("error_budget_curves", lambda: browser.script("document.querySelector('#curves .chips button').click()"))
         changes("bytes_per_tier", lambda: browser.slide("#memory input[type=range]", 0))
+        changes("bytes_over_steps", lambda: browser.choose("#memory [data-control=memory-policy]", 1))
+        changes("frontier", lambda: browser.choose("#plan [data-control=frontier-measure]", 1))
+        changes("frontier", lambda: browser.choose("#plan [data-control=frontier]", 0))
         changes("latency_against_load", lambda: browser.choose("#plan [data-control=latency]", 0))
+        changes("kv_over_time", lambda: browser.choose("#plan [data-control=over-time]", 3))
         self.assertEqual(browser.script("return document.querySelectorAll('#curves .chips button[aria-pressed=true]').length"), 1)
         changes("cost", lambda: browser.slide("#plan [data-control=price]", "7"))
-        self.assertIn("at 7 per GPU hour", browser.script("return document.querySelector('[data-table=cost]').textContent"))
+        self.assertIn("at 7 per GPU hour", browser.script("return document.querySelector('[data-table=cost_by_deployment]').textContent"))
         changes("error_budget_curves", lambda: browser.script("document.getElementById('theme').click()"))
         self.assert_quiet()
 
     def test_hovering_shows_the_value(self):
         browser.open(sample.page)
         browser.scroll_through()
-        browser.script("document.querySelector('[data-figure=error_budget_curves]').scrollIntoView()")
+        browser.script("document.querySelector('[data-figure=error_budget_curves] .chart').scrollIntoView({block: 'center'})")
         place = browser.script("""const points = document.querySelectorAll('[data-figure=error_budget_curves] .point path');
             const box = points[points.length - 2].getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2];""")
         browser.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": place[0], "y": place[1]})
         browser.wait_for("!document.getElementById('tip').hidden", "the value under the pointer")
-        self.assertIn("output error", browser.script("return document.getElementById('tip').textContent"))
+        self.assertIn("predicted damage", browser.script("return document.getElementById('tip').textContent"))
 
     def test_paper_shows_everything_in_light_colours(self):
         browser.open(sample.page, theme="dark")
-        browser.script("window.dispatchEvent(new Event('beforeprint'))")
+        browser.print_preview()
         self.assertEqual([name for name, count in browser.marks().items() if not count > 0], [])
         self.assertEqual(browser.script("return document.documentElement.dataset.theme"), "light")
-        browser.script("window.dispatchEvent(new Event('afterprint'))")
+        cut = browser.script("""return [...document.querySelectorAll('[data-figure] .chart')].filter((chart) => {
+            const drawn = chart.firstElementChild.getBoundingClientRect(), room = chart.getBoundingClientRect();
+            return drawn.width === 0 || drawn.right > room.right + 1 || drawn.bottom > room.bottom + 1 ||
+                [...chart.querySelectorAll('svg g')].some((group) => getComputedStyle(group).display === 'none');
+          }).map((chart) => chart.closest('figure').dataset.figure)""")
+        self.assertEqual(cut, [])
+        self.assertLessEqual(browser.overflow(), 0)
+        # The buttons that name the policies are not printed, so charts name them.
+        self.assertIn("snapkv", browser.script("return document.querySelector('[data-figure=error_budget_curves] .chart').textContent"))
+        browser.print_done()
         self.assertEqual(browser.script("return document.documentElement.dataset.theme"), "auto")
         self.assert_quiet()
+
+    def test_the_keyboard_reaches_every_control(self):
+        browser.open(sample.page)
+        browser.draw_everything()
+        browser.script("""[...document.querySelectorAll('a[href], button, select, input, summary, [tabindex="0"]')].filter(
+            (one) => one.checkVisibility()).forEach((one, i) => { one.dataset.stop = i; });
+            window.reached = new Set(); addEventListener('focusin', (event) => window.reached.add(event.target.dataset.stop));""")
+        stops = browser.script("return document.querySelectorAll('[data-stop]').length")
+        self.assertGreater(stops, 80)
+        for _ in range(stops + 2):
+            browser.press("Tab")
+        missed = browser.script("""return [...document.querySelectorAll('[data-stop]')].filter(
+            (one) => !window.reached.has(one.dataset.stop)).map((one) => one.outerHTML.slice(0, 200))""")
+        self.assertEqual(missed, [])
+        self.assertGreater(browser.script("const one = document.querySelector('#curves button'); one.focus(); return parseFloat(getComputedStyle(one).outlineWidth)"), 0)
+
+        before = browser.picture("layer_head_1")
+        browser.script("document.querySelector('#where input[type=range]').focus()")
+        browser.press("ArrowRight")
+        self.assertTrue(browser.picture("layer_head_1") != before, "the slider does not follow the arrow keys")
+        browser.script("document.querySelector('#curves .chips button').focus()")
+        browser.press("Enter")
+        self.assertEqual(browser.script("return document.querySelectorAll('#curves .chips button[aria-pressed=true]').length"), 1)
+
+    def test_charts_have_words_and_values(self):
+        browser.open(sample.page)
+        browser.draw_everything()
+        silent = browser.script("""return [...document.querySelectorAll('[data-figure]')].filter((figure) => {
+            const chart = figure.querySelector('.chart');
+            return chart.getAttribute('role') !== 'img' || !chart.getAttribute('aria-label') || !figure.querySelector('details.values');
+          }).map((figure) => figure.dataset.figure)""")
+        self.assertEqual(silent, [])
 
     def test_values_behind_a_chart_are_a_table(self):
         browser.open(sample.page)
@@ -125,25 +175,53 @@ class RealReport(PageTest):
         shown = browser.script("return document.querySelector('[data-figure=error_budget_curves] details table').textContent")
         self.assertIn(run["policies"][0]["name"], shown)
 
-    def test_downloads(self):
+    def test_every_figure_and_table_downloads(self):
         browser.open(sample.page)
-        browser.scroll_through()
-        figure = "document.querySelector('[data-figure=error_budget_curves] .tools')"
-        for place in range(3):
-            browser.script(f"{figure}.querySelectorAll('button')[arguments[0]].click()", place)
-        paths = [sample.folder / f"error_budget_curves.{kind}" for kind in ("svg", "png", "csv")]
-        end = time.monotonic() + 30
-        while not all(path.exists() and path.stat().st_size > 0 for path in paths) and time.monotonic() < end:
-            time.sleep(0.05)
-        drawn = xml.parse(paths[0]).getroot()
-        self.assertTrue(drawn.tag.endswith("svg"))
-        self.assertEqual(paths[1].read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
-        with paths[2].open(encoding="utf-8", newline="") as file:
+        browser.draw_everything()
+        names = browser.script("""return [...document.querySelectorAll('.tools')].flatMap((tools) => [...tools.querySelectorAll('button')].map(
+            (button) => button.getAttribute('aria-label').replace(/^Download (.*) as (.*)$/, (_, name, kind) => `${name}.${kind.toLowerCase()}`)))""")
+        self.assertEqual(len(set(names)), len(names))
+        self.assertEqual({name[:-4] for name in names if name.endswith(".svg")}, set(browser.marks()))
+        tables = browser.script("return [...document.querySelectorAll('[data-table]')].map((table) => table.dataset.table)")
+        self.assertLessEqual({f"{table}.csv" for table in tables}, set(names))
+        for place, name in enumerate(names):
+            path = sample.folder / name
+            browser.script("document.querySelectorAll('.tools button')[arguments[0]].focus()", place)
+            browser.press("Enter")
+            end = time.monotonic() + 20
+            while not (path.exists() and path.stat().st_size > 0) and time.monotonic() < end:
+                time.sleep(0.02)
+            with self.subTest(file=name):
+                if path.suffix == ".svg":
+                    drawn = xml.parse(path).getroot()
+                    self.assertTrue(drawn.tag.endswith("svg"))
+                    self.assertGreater(sum(1 for one in drawn.iter() if one.tag.endswith("path")), 2)
+                elif path.suffix == ".png":
+                    head = path.read_bytes()[:24]
+                    self.assertEqual(head[:8], b"\x89PNG\r\n\x1a\n")
+                    self.assertGreater(int.from_bytes(head[16:20], "big"), 640)
+                else:
+                    with path.open(encoding="utf-8", newline="") as file:
+                        lines = list(csv.reader(file))
+                    self.assertGreater(len(lines), 1)
+                    self.assertEqual({len(line) for line in lines}, {len(lines[0])})
+        with (sample.folder / "error_budget_curves.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         run = sample.data()["runs"][0]
         self.assertEqual({row["policy"] for row in rows}, {policy["name"] for policy in run["policies"]})
-        self.assertTrue(all(float(row["output_error"]) >= 0 for row in rows))
+        self.assertTrue(all(float(row[run["default_metric"]]) >= 0 for row in rows))
         self.assert_quiet()
+
+    def test_a_partial_prediction_is_said_where_it_is_shown(self):
+        run = sample.data()["runs"][0]
+        self.assertEqual(run["default_metric"], "predicted_kl")
+        note = next(metric["note"] for metric in run["metrics"] if metric["name"] == "predicted_kl")
+        self.assertIn("7 of 30 layers", note)
+        browser.open(sample.page)
+        for place in ("#summary", "[data-figure=error_budget_curves] figcaption", "[data-table=best_predicted_kl]"):
+            self.assertIn(note, browser.script("return document.querySelector(arguments[0]).textContent", place))
+        browser.choose("#curves [data-control=metric]", 1)
+        self.assertNotIn(note, browser.script("return document.querySelector('[data-figure=error_budget_curves] figcaption').textContent"))
 
 
 def one_policy(data):
@@ -157,6 +235,37 @@ def one_policy(data):
     run["where"] = run["tokens"] = run["dilution"] = None
     run["memory"] = {"steps": None, "hbm": None, "host": None, "disk": None}
     return data
+
+
+class HostileTrace(PageTest):
+    def test_what_a_trace_holds_is_text(self):
+        """From the trace on: its tokens, names and model are what an attacker wrote."""
+        trace = sample.folder / "hostile.h5"
+        shutil.copy(SAMPLE, trace)
+        texts = [text.encode("utf-8") for text in HOSTILE] + [b"\xff\xfe\xc3(", b"cut \xe2\x82"]
+        with h5py.File(trace, "r+") as file:
+            sequence = file["sequences/000000"]
+            tokens = texts + [b"word "] * (sequence.attrs["length"] - len(texts))
+            del sequence["token_bytes"], sequence["token_ends"]
+            sequence["token_bytes"] = numpy.frombuffer(b"".join(tokens), numpy.uint8)
+            sequence["token_ends"] = numpy.cumsum([len(token) for token in tokens]).astype(numpy.int32)
+            sequence.attrs["request_id"] = sequence.attrs["task"] = HOSTILE[0]
+            file.attrs["model"] = HOSTILE[0] + HOSTILE[2]
+        sample.run("replay", trace.name, "--policy", "streaming_llm,window", "--budget", "0.5", "--per", "layer,head,entry,steps", "-o", "hostile.run.h5")
+        sample.run("report", "hostile.run.h5", trace.name, "-o", "hostile_trace.html")
+        page = sample.folder / "hostile_trace.html"
+        self.assertLess(page.stat().st_size, MOST_BYTES)
+        for width in (1280, 390):
+            browser.open(page, width)
+            browser.scroll_through()
+            self.assert_quiet()
+            self.assert_stays_home(page)
+            self.assertLessEqual(browser.overflow(), 0)
+        shown = browser.script("return document.querySelector('.tokens').textContent")
+        for text in (HOSTILE[0], HOSTILE[1], "nul\u2400nul", "1048576 bytes", "\ufffd"):
+            self.assertIn(text, shown)
+        self.assertNotIn("\u202e", browser.script("return [...document.querySelectorAll('header, main, footer')].map((one) => one.textContent).join()"))
+        self.assertEqual(browser.script("return document.querySelectorAll('main img, main script, main iframe').length"), 0)
 
 
 class OtherData(PageTest):
@@ -282,10 +391,11 @@ class OtherData(PageTest):
               f"first paint {browser.first_paint():.0f} ms")
         self.assertEqual(browser.marks()["layer_head_1"], layers * heads + 1)
         before = browser.picture("layer_head_1")
-        moved = browser.script("""const input = document.querySelector('#where input[type=range]'); const start = performance.now();
-            for (const place of [0, 5, 10, 15, 19]) { input.value = place; input.dispatchEvent(new Event('input', {bubbles: true})); }
-            return (performance.now() - start) / 5;""")
-        print(f"one move of the budget's slider: {moved:.0f} ms for both maps")
+        for what, selector, values in (("the budget of both maps", "#where input[type=range]", (0, 5, 10, 15, 19)),
+                                       ("the policy of both maps", "#where [data-control=map-policy]", (7, 39)),
+                                       ("the curves' metric", "#curves [data-control=metric]", (0,))):
+            times = [browser.time_of(selector, value) for value in values]
+            print(f"until the page is painted after a change of {what}: {', '.join(f'{one:.0f}' for one in times)} ms")
         self.assertTrue(browser.picture("layer_head_1") != before, "the map did not change")
 
 

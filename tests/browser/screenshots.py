@@ -6,7 +6,7 @@ from browser import Browser
 
 page, folder = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2])
 browser = Browser(folder)
-for name, width, theme, begin, height in (("curves", 1280, "light", "body", 1960), ("where", 1280, "dark", "#where", 1400),
+for name, width, theme, begin, height in (("curves", 1280, "light", "body", 2180), ("where", 1280, "dark", "#where", 1400),
                                           ("tokens", 390, "light", "#tokens", 1400)):
     browser.open(page, width, theme)
     browser.scroll_through()

@@ -16,11 +16,10 @@ struct Outcome {
   std::string output;  // both streams
 };
 
-/// `environment`: assignments before the command, each with a blank behind it.
-inline Outcome run_capture(const std::string& arguments, const std::string& environment = "") {
+/// A line of the shell.
+inline Outcome run_line(const std::string& line) {
   Outcome outcome;
-  FILE* pipe =
-      popen((environment + EVICTSIM_BIN_DIR "/evictsim-capture " + arguments + " 2>&1 </dev/null").c_str(), "r");
+  FILE* pipe = popen((line + " 2>&1 </dev/null").c_str(), "r");
   REQUIRE(pipe != nullptr);
   std::array<char, 4096> buffer{};
   while (const std::size_t size = std::fread(buffer.data(), 1, buffer.size(), pipe))
@@ -28,6 +27,11 @@ inline Outcome run_capture(const std::string& arguments, const std::string& envi
   const int status = pclose(pipe);
   if (WIFEXITED(status)) outcome.status = WEXITSTATUS(status);
   return outcome;
+}
+
+/// `environment`: assignments before the command, each with a blank behind it.
+inline Outcome run_capture(const std::string& arguments, const std::string& environment = "") {
+  return run_line(environment + EVICTSIM_BIN_DIR "/evictsim-capture " + arguments);
 }
 
 }  // namespace evictsim::tests

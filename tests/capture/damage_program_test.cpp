@@ -1,5 +1,5 @@
 // Do `evictsim-capture verify` and `evictsim-capture sensitivity`, called as a user calls them, write what they say,
-// and answer mistakes with one line and the right status?
+// and answer mistakes with one line and the right status? Does the script that measures fidelity take any GGUF file?
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -71,6 +71,20 @@ TEST_CASE("verify writes a row per text, policy and budget, and goes on where it
   CHECK(contents("truth.csv").substr(0, last_line) == whole.substr(0, last_line));
 }
 
+TEST_CASE("policies that cannot run in a model are named in the end, and the others have their rows") {
+  prepare();
+  const Outcome outcome = run_capture("verify " + engine +
+                                      "--prompt prompt.txt --rows 5 --ignore-end --policy kvpacket,knorm,epikv "
+                                      "--budget 0.5 --csv others.csv");
+  INFO(outcome.output);
+  CHECK(outcome.status == 0);
+  CHECK_THAT(outcome.output, Catch::Contains("kvpacket was not run: it attends packets") &&
+                                 Catch::Contains("epikv was not run: it looks at step_norm of rows decoded"));
+  const std::vector<analysis::TruthRow> rows = analysis::read_truth("others.csv");
+  REQUIRE(rows.size() == 1);
+  CHECK(rows.front().run.policy == "knorm");
+}
+
 TEST_CASE("verify takes a prompt as it is, with the model's answer or a given one") {
   prepare();
   const std::string arguments = "verify " + engine + "--prompt prompt.txt --policy knorm --budget 0.5 --csv whole.csv ";
@@ -121,6 +135,42 @@ TEST_CASE("sensitivity stores weights with how they were measured") {
   CHECK(built_in.status == 0);
   CHECK(traces::Reader("copy.h5").header().sensitivity_attributes.at("texts") ==
         "built-in-facts@700,built-in-copy@700,built-in-prose@700");
+}
+
+TEST_CASE("the script that measures fidelity takes models of other families, and goes on where it stopped") {
+  TinyModel model;
+  model.architecture = GENERATE("qwen2", "gemma2");
+  model.hidden = model.query_heads * model.head_dim;
+  model.context = 1024;
+  const std::string file = model.architecture + ".gguf", folder = "fidelity-" + model.architecture, page = "page.md";
+  write_tiny_model(file, model);
+  fs::remove_all(folder);
+  std::ofstream(page) << "before\n<!-- damage: begin -->\nstale\n<!-- damage: end -->\nbehind\n";
+  const std::string script = "CAPTURE=" EVICTSIM_BIN_DIR "/evictsim-capture EVICTSIM=" EVICTSIM_BIN_DIR
+                             "/evictsim LENGTHS=300,400 ROWS=16 PROSE=emma,persuasion FACTS=emma_late "
+                             "POLICIES='random,knorm,snapkv(window=8)' BUDGETS=0.25,0.5 DOCUMENT=" +
+                             page + " " EVICTSIM_SOURCE_DIR "/analysis/damage/fidelity/measure.sh " + file + " " +
+                             folder;
+  const Outcome outcome = run_line(script);
+  INFO(outcome.output);
+  REQUIRE(outcome.status == 0);
+  const std::vector<analysis::TruthRow> rows = analysis::read_truth(folder + "/truth.csv");
+  CHECK(rows.size() == 3 * 2 * 3 * 2);
+  for (const analysis::TruthRow& row : rows) {
+    CHECK(row.run.ok());
+    CHECK(row.kl > 1e-6);
+  }
+  CHECK(traces::Reader(folder + "/probe.h5").header().sensitivity.size() == 3);
+  const std::string table = contents(page);
+  CHECK_THAT(table, Catch::StartsWith("before\n<!-- damage: begin -->\n") &&
+                        Catch::EndsWith("<!-- damage: end -->\nbehind\n") &&
+                        Catch::Contains("36 points of 3 texts, in 3 folds") &&
+                        Catch::Contains("| sensitivity alone ") && !Catch::Contains("stale"));
+  const Outcome again = run_line(script);
+  INFO(again.output);
+  CHECK(again.status == 0);
+  CHECK_THAT(again.output, Catch::Contains("0 new rows") && !Catch::Contains("top-1"));
+  CHECK(contents(page) == table);
 }
 
 TEST_CASE("mistakes get one line and exit status 1") {

@@ -107,7 +107,7 @@ Attends kept_by(const Run& run, std::size_t point, int only_layer = -1) {
 
 TEST_CASE("writing back the bytes that were there changes nothing, other bytes change the logits") {
   Run run(points("knorm", {"0.5"}));
-  Continuation continuation(run.model, token_ids(run.captured.reader()), prompt_length, run.control);
+  Continuation continuation(run.model, token_ids(run.captured.reader()), prompt_length, false, run.control);
   const auto copy = [](std::span<const float> logits) { return std::vector<float>(logits.begin(), logits.end()); };
   const std::vector<float> plain = copy(continuation.run());
   std::size_t calls = 0;
@@ -211,6 +211,28 @@ TEST_CASE("a policy that cuts by attention while decoding sees the attention of 
   CHECK(run.closed->run(0).kl == Approx(mean_kl(full, cut)).epsilon(1e-3).margin(2e-6));
 }
 
+TEST_CASE("budgets that were split over all layers by the prompt hold for what is decoded") {
+  Run run(points("duoattention(sinks=4,recent=12),squeezeattention(streaming_llm())", {"0.4"}));
+  const std::vector<std::int32_t> ids = tokens();
+  const ReferencePass full = reference_pass(run.tiny, run.weights, ids, everything_attends);
+  // Every head keeps the first four and the newest, as many as after the prompt; some heads keep everything.
+  for (std::size_t point = 0; point < 2; ++point) {
+    std::set<std::size_t> sizes;
+    const auto attends = [&](int layer, int kv_head, std::size_t row, std::size_t entry) {
+      if (row < prompt_length) return true;
+      const auto cut = std::find_if(run.cuts.begin(), run.cuts.end(), [&](const sim::PromptCut& found) {
+        return found.point == point && found.layer == static_cast<std::size_t>(layer);
+      });
+      const std::size_t kept = cut->kept[static_cast<std::size_t>(kv_head)].size();
+      sizes.insert(kept);
+      return kept == prompt_length || entry < 4 || entry + kept - 4 >= row;
+    };
+    const ReferencePass cut = reference_pass(run.tiny, run.weights, ids, attends);
+    CHECK(sizes.size() == 2);
+    CHECK(run.closed->run(point).kl == Approx(mean_kl(full, cut)).epsilon(1e-3).margin(2e-6));
+  }
+}
+
 TEST_CASE("what placements attend is run too") {
   Run run(points("snapkv(window=8)@host(page=4),snapkv(window=8),snapkv(window=8)@kivi(bits=8)", {"0.3"}));
   const double lost = run.closed->run(1).kl;
@@ -302,8 +324,9 @@ namespace {
 class Collector final : public VerifyObserver {
  public:
   explicit Collector(std::size_t most) : most_(most) {}
-  bool is_known(const std::string& name, const sim::ReplayPoint& point) override {
-    return known.contains(name + point.budget.text());
+  bool is_known(const std::string& name, const std::string& policy, const std::string& budget) override {
+    asked.insert(policy);
+    return known.contains(name + budget);
   }
   void began(const std::string& name, const NextTokenChange& uncut) override {
     began_texts.push_back(name);
@@ -316,7 +339,7 @@ class Collector final : public VerifyObserver {
   void skipped(const std::string& /*name*/, const std::string& policy, const std::string& why) override {
     reasons.push_back(policy + ": " + why);
   }
-  std::set<std::string> known;
+  std::set<std::string> known, asked;
   std::vector<std::string> began_texts, reasons;
   std::vector<analysis::TruthRow> measured_rows;
   std::atomic<bool> stop = false;
@@ -374,6 +397,18 @@ TEST_CASE("rows hold the truth beside the replay of the same run, and an interru
 TEST_CASE("what cannot run in a model is refused by name") {
   CHECK_THROWS_WITH(Verification(verify_plan("kvpacket", {"0.5"})),
                     Catch::Contains("kvpacket") && Catch::Contains("packets"));
+  // The others go on.
+  const Verification others(verify_plan("kvpacket,epikv,knorm,squeezeattention", {"0.5"}));
+  REQUIRE(others.refused().size() == 2);
+  CHECK(others.refused()[1].first == "epikv");
+  CHECK_THAT(others.refused()[1].second, Catch::Contains("step_norm of rows decoded"));
+  Collector left(99);
+  others.run(text("a"), left, left.stop);
+  REQUIRE(left.measured_rows.size() == 2);
+  CHECK(left.measured_rows.front().run.policy == "knorm");
+  CHECK(left.measured_rows.back().run.policy == "squeezeattention");
+  for (const analysis::TruthRow& row : left.measured_rows) CHECK(row.run.ok());
+  CHECK(left.asked == std::set<std::string>{"knorm", "squeezeattention"});
   const Verification verification(verify_plan("knorm", {"0.5"}));
   Collector none(99);
   SequencePlan nothing = text();

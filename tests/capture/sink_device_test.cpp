@@ -10,6 +10,8 @@
 
 #include "tests/support/capture_engine.h"
 #include "tests/support/copy_engine_run.h"
+#include "traces/capture/token_statistics.h"
+#include "traces/capture/vector_measures.h"
 #include "traces/reader.h"
 #include "traces/verify.h"
 
@@ -278,21 +280,30 @@ TEST_CASE("tensors inside a CUDA graph are recorded at every replay") {
 
   // A graph for a batch of four rows: what it holds is written before each replay.
   constexpr std::int64_t rows = 4;
-  const std::vector<std::pair<int, std::int64_t>> roles = {{EVICTSIM_CAPTURE_Q, engine.query_heads},
-                                                           {EVICTSIM_CAPTURE_K, engine.kv_heads},
-                                                           {EVICTSIM_CAPTURE_V, engine.kv_heads}};
-  std::vector<std::unique_ptr<MadeTensor>> tensors;
+  struct Site {
+    int role, layer;
+    std::int64_t heads, width;  // heads 0: none
+    std::unique_ptr<MadeTensor> tensor = nullptr;
+  };
+  std::vector<Site> sites;
+  for (int layer = 0; layer < engine.layers; ++layer) {
+    sites.push_back({EVICTSIM_CAPTURE_X, layer, 0, engine.hidden});
+    sites.push_back({EVICTSIM_CAPTURE_Q, layer, engine.query_heads, engine.head_dim});
+    sites.push_back({EVICTSIM_CAPTURE_K, layer, engine.kv_heads, engine.head_dim});
+    sites.push_back({EVICTSIM_CAPTURE_V, layer, engine.kv_heads, engine.head_dim});
+  }
+  sites.push_back({EVICTSIM_CAPTURE_X, engine.layers, 0, engine.hidden});
+  sites.push_back({EVICTSIM_CAPTURE_LOGITS, 0, 0, engine.vocab});
   const std::uint64_t number = device()->begin_capture(stream);
   std::uint64_t graph = 0;
   REQUIRE(evictsim_capture_begin_graph(engine.capture, stream, &graph) == EVICTSIM_CAPTURE_OK);
   CHECK(graph == number);
-  for (int layer = 0; layer < engine.layers; ++layer) {
-    for (const auto& [role, heads] : roles) {
-      tensors.push_back(std::make_unique<MadeTensor>(rows, heads, engine.head_dim, Element::f32, Layout::compact,
-                                                     [](std::int64_t, std::int64_t) { return 0.0F; }));
-      tensors.back()->get()->device = {kDLCUDA, 0};
-      CHECK(evictsim_capture_push(engine.capture, tensors.back()->get(), role, layer, stream) == EVICTSIM_CAPTURE_OK);
-    }
+  for (Site& site : sites) {
+    site.tensor = std::make_unique<MadeTensor>(rows, site.heads, site.width, Element::f32, Layout::compact,
+                                               [](std::int64_t, std::int64_t) { return 0.0F; });
+    site.tensor->get()->device = {kDLCUDA, 0};
+    CHECK(evictsim_capture_push(engine.capture, site.tensor->get(), site.role, site.layer, stream) ==
+          EVICTSIM_CAPTURE_OK);
   }
   // Cosines need to know whose rows these are: that is refused, and the graph goes on.
   MadeTensor stream_rows(rows, 0, engine.hidden, Element::f32, Layout::compact,
@@ -316,11 +327,10 @@ TEST_CASE("tensors inside a CUDA graph are recorded at every replay") {
                           : evictsim_capture_begin_pass(engine.capture, EVICTSIM_CAPTURE_SECOND_PASS, &again, 1)) ==
             EVICTSIM_CAPTURE_OK);
     REQUIRE(evictsim_capture_begin_replay(engine.capture, graph, stream) == EVICTSIM_CAPTURE_OK);
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      auto* const data = static_cast<float*>(tensors[i]->get()->data);
-      const auto [role, heads] = roles[i % 3];
-      const std::int64_t width = heads * engine.head_dim;
-      device()->enqueue(stream, [=, layer = static_cast<int>(i / 3), role = role] {
+    for (const Site& site : sites) {
+      auto* const data = static_cast<float*>(site.tensor->get()->data);
+      const std::int64_t width = std::max<std::int64_t>(1, site.heads) * site.width;
+      device()->enqueue(stream, [=, role = site.role, layer = site.layer] {
         for (std::int64_t element = 0; element < width; ++element) {
           data[2 * width + element] = engine_value("r", role, layer, step, element);
         }
@@ -355,5 +365,28 @@ TEST_CASE("tensors inside a CUDA graph are recorded at every replay") {
       }
     }
     CHECK(wrong == 0);
+  }
+  // Of a row alone entropies and norms are computed in the graph; what compares rows is left out.
+  const auto row = [&](int role, int layer, std::int32_t token, std::int64_t width) {
+    std::vector<float> values;
+    for (std::int64_t i = 0; i < width; ++i) values.push_back(engine_value("r", role, layer, token, i));
+    return values;
+  };
+  const auto channel = [&](Channel wanted) { return readers[0].read_channel(0, wanted).value().data; };
+  capture::DistributionReducer reducer;
+  for (std::int32_t token = 0; token < steps; ++token) {
+    const auto place = static_cast<std::size_t>(token);
+    const capture::Distribution logits = reducer.reduce(row(EVICTSIM_CAPTURE_LOGITS, 0, token, engine.vocab));
+    CHECK(channel(Channel::entropy)[place] == Approx(logits.entropy));
+    CHECK(channel(Channel::entropy_top)[3 * place] == Approx(logits.entropy_top[0]));
+    const auto norm_of = [&](int layer) { return capture::norm(row(EVICTSIM_CAPTURE_X, layer, token, engine.hidden)); };
+    for (int layer = 0; layer < engine.layers; ++layer) {
+      const std::size_t at = static_cast<std::size_t>(layer) * steps + place;
+      CHECK(channel(Channel::residual_norm)[at] == Approx(norm_of(layer)));
+    }
+    CHECK(channel(Channel::final_norm_input)[place] == Approx(norm_of(engine.layers)));
+  }
+  for (const Channel compared : {Channel::step_norm, Channel::cos_attention, Channel::cos_final, Channel::logprob}) {
+    CHECK_FALSE(readers[0].has_channel(0, compared));
   }
 }

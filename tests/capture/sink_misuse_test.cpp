@@ -103,6 +103,7 @@ TEST_CASE("handles that are none are refused by every call") {
     counters.struct_size = sizeof counters;
     CHECK(evictsim_capture_model(capture, "") == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
     CHECK(evictsim_capture_weight(capture, nullptr, 0, 0) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
+    CHECK(evictsim_capture_vocabulary(capture, nullptr, nullptr, 0) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
     CHECK(evictsim_capture_describe_request(capture, "r", nullptr, nullptr) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
     CHECK(evictsim_capture_begin_step(capture, nullptr, 0) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
     CHECK(evictsim_capture_push(capture, nullptr, 0, 0, nullptr) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
@@ -120,6 +121,8 @@ TEST_CASE("the model record is checked") {
   Engine engine;
   fs::remove_all("model");
   REQUIRE(engine.open("model", "layers=0,2\nkv_heads=1") == EVICTSIM_CAPTURE_OK);
+  const std::array<std::int64_t, 41> ends{};
+  CHECK(evictsim_capture_vocabulary(engine.capture, "", ends.data(), 1) == EVICTSIM_CAPTURE_WRONG_ORDER);
   CHECK(evictsim_capture_begin_step(engine.capture, nullptr, 0) == EVICTSIM_CAPTURE_WRONG_ORDER);
   CHECK(evictsim_capture_push(engine.capture, nullptr, 0, 0, nullptr) == EVICTSIM_CAPTURE_WRONG_ORDER);
   CHECK(evictsim_capture_weight(engine.capture, nullptr, 0, 0) == EVICTSIM_CAPTURE_WRONG_ORDER);
@@ -149,6 +152,13 @@ TEST_CASE("the model record is checked") {
   refused("rope_theta=10000", "rope_theta=10000\nsensitivity_=what is this");
   CHECK(engine.model() == EVICTSIM_CAPTURE_OK);
   CHECK(engine.model() == EVICTSIM_CAPTURE_WRONG_ORDER);
+  CHECK(evictsim_capture_vocabulary(engine.capture, nullptr, ends.data(), 1) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
+  CHECK(evictsim_capture_vocabulary(engine.capture, "", nullptr, 1) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
+  CHECK(evictsim_capture_vocabulary(engine.capture, "", ends.data(), 41) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
+  const std::array<std::int64_t, 2> decreasing = {1, 0}, negative = {-1, 0};
+  CHECK(evictsim_capture_vocabulary(engine.capture, "a", decreasing.data(), 2) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
+  CHECK(evictsim_capture_vocabulary(engine.capture, "a", negative.data(), 2) == EVICTSIM_CAPTURE_INVALID_ARGUMENT);
+  CHECK(evictsim_capture_vocabulary(engine.capture, "", ends.data(), 40) == EVICTSIM_CAPTURE_OK);
   MadeTensor small(2, 0, 2, Element::f32, Layout::compact, [](std::int64_t, std::int64_t) { return 1.0F; });
   MadeTensor norm(1, 0, 16, Element::f32, Layout::compact, [](std::int64_t, std::int64_t) { return 1.0F; });
   for (const int weight : {0, 1, 2, 3, 4}) {

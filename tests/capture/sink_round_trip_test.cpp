@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <map>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/support/capture_engine.h"
@@ -301,11 +303,24 @@ TEST_CASE("what was said stays private unless asked for") {
     REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
     REQUIRE(evictsim_capture_describe_request(engine.capture, "r", "task=needle\nspan=evidence=tokens:2:5",
                                               "the words") == EVICTSIM_CAPTURE_OK);
+    // A zero, the two halves of a character, nothing; the vocabulary's last token has no text.
+    std::vector<std::string> words = {std::string("\0a", 2), "\xC3", "\xA9", ""};
+    while (words.size() < 39) words.push_back(" word " + std::to_string(words.size()));
+    std::string bytes;
+    std::vector<std::int64_t> ends;
+    for (const std::string& word : words) ends.push_back(std::ssize(bytes += word));
+    REQUIRE(evictsim_capture_vocabulary(engine.capture, bytes.c_str(), ends.data(), ends.size()) ==
+            EVICTSIM_CAPTURE_OK);
     CHECK(engine.run("r", 60, 0) == EVICTSIM_CAPTURE_OK);
     REQUIRE(engine.close() == EVICTSIM_CAPTURE_OK);
     CHECK(faults(directory) == "");
     const Reader reader = std::move(open_traces({directory}).at(0));
     const SequenceInfo& info = reader.sequences()[0];
+    REQUIRE(info.token_texts.has_value() == with_text);
+    words.emplace_back();
+    for (std::int32_t i = 0; with_text && i < 60; ++i) {
+      CHECK(info.token_texts->at(static_cast<std::size_t>(i)) == words[static_cast<std::size_t>(engine.token("r", i))]);
+    }
     CHECK(info.task == "needle");
     CHECK(info.spans.at("evidence") == std::vector<Span>{{2, 5}});
     CHECK(info.text.has_value() == with_text);
@@ -352,6 +367,32 @@ TEST_CASE("shards rotate and a later capture goes on") {
     for (const SequenceInfo& info : reader.sequences()) found.insert(info.request_id.value());
   }
   CHECK(found == requests);
+}
+
+TEST_CASE("a shard is sealed when it is large enough or old enough, and nobody asks for it") {
+  Engine engine;
+  const std::string directory = fresh("rotating by itself");
+  const auto comes = [](const auto& condition) {  // a minute is as good as never
+    for (int i = 0; i < 6000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return condition();
+  };
+  SECTION("bytes") {
+    REQUIRE(engine.open(directory, "shard_bytes=1000") == EVICTSIM_CAPTURE_OK);
+    REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
+    for (const char* request : {"a", "b"}) CHECK(engine.run(request, 20, 2) == EVICTSIM_CAPTURE_OK);
+    CHECK(comes([&] { return engine.counters().written_bytes >= 1000; }));
+    CHECK(engine.step({{"c", 20, 20}}) == EVICTSIM_CAPTURE_OK);  // begins the next one
+  }
+  SECTION("seconds") {
+    REQUIRE(engine.open(directory, "shard_seconds=1") == EVICTSIM_CAPTURE_OK);
+    REQUIRE(engine.model() == EVICTSIM_CAPTURE_OK);
+    CHECK(engine.run("a", 20, 2) == EVICTSIM_CAPTURE_OK);
+  }
+  CHECK(comes([&] { return engine.counters().shards >= 1; }));
+  CHECK(faults(directory) == "");
+  CHECK(open_traces({directory}).at(0).sequences()[0].request_id == "a");
+  CHECK(engine.close() == EVICTSIM_CAPTURE_OK);
+  CHECK(faults(directory) == "");
 }
 
 TEST_CASE("requests that are not sampled cost their rows and nothing else") {

@@ -145,5 +145,12 @@ TEST_CASE("bad input to calibrate and to calibrated replays is one line that say
   const std::string other = write_trace(folder / "other.h5").string();
   refused({"calibrate", one, other, "-o", output}, 1, "no trace given has sequence");
   refused({"replay", trace, "--policy", "knorm", "--coverage", "0.8"}, 1, "--calibration");
-  refused({"replay", trace, "--policy", "knorm", "--calibration", truth}, 1, "is not JSON");
+  refused({"replay", trace, "--policy", "knorm", "--calibration", truth}, 1,
+          "is not JSON from line 1, column 1 on; `evictsim calibrate` writes");
+  std::string twice = contents(truth);
+  twice += twice.substr(twice.rfind('\n', twice.size() - 2) + 1);
+  const std::size_t last = lines_in(twice);
+  const std::filesystem::path doubled = folder / "doubled.csv";
+  std::ofstream(doubled) << twice;
+  refused({"calibrate", doubled.string(), trace, "-o", output}, 1, "line " + std::to_string(last) + ": ");
 }

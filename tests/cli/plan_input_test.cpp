@@ -56,7 +56,14 @@ TEST_CASE("names that do not exist are answered with the nearest ones") {
   refusals.check(with(with(deployment, load), {"-e", "vllm:99"}), {"99", "0.12.0"});
   refusals.check(with({"plan", "-m", "/nowhere/config.json", "-g", "l40s"}, load), {"/nowhere/config.json"});
   refusals.check(with(deployment, {"-w", "poison", "--rate", "1"}), {"--workload = poison", "nearest: poisson"});
+  refusals.check(with(deployment, {"-w", "azure"}), {"--workload = azure", "the file of a trace (Azure,"});
   refusals.check(with(deployment, {"-w", "nowhere.csv"}), {"nowhere.csv"});
+  refusals.check(with(deployment, {"-w", "/dev/null"}), {"/dev/null", "not a regular file"});
+  refusals.check(with({"plan", "-m", "llama-3.1-8b", "-g", "4090"}, load), {"--gpu = 4090", "nearest: rtx-4090;"});
+  refusals.check(with({"plan", "-m", "llama-3.1-8b", "-g", "sxm-a100"}, load), {"nearest: a100-80gb-sxm"});
+  refusals.check(with({"plan", "-m", "llama-3.1-8b", "-g", "qqqq"}, load),
+                 {"no such name; `evictsim plan --list-gpus`"});
+  refusals.check(with({"plan", "-m", "meta-llama/Llama3.1-8B", "-g", "l40s"}, load), {"nearest: llama-3.1-8b"});
   refusals.check(with(with(deployment, load), {"--routing", "roundrobin"}), {"--routing", "nearest: round_robin"});
   refusals.check(with(with(deployment, load), {"--batching", "dynamic"}), {"--batching", "continuous, static"});
   refusals.check(with(with(deployment, load), {"--preemption", "wait"}), {"--preemption", "recompute, swap"});
@@ -106,6 +113,8 @@ TEST_CASE("numbers out of range") {
   check({"-w", "poisson", "--rate", "1e300"}, {"--rate"});
   check({"-w", "poisson", "--rate", "nan"}, {"--rate"});
   check({"-w", "poisson", "--rate", "1", "--scale-rate", "0"}, {"--scale-rate"});
+  check({"-w", "closed", "--rate", "1"}, {"--rate", "closed loop"});
+  std::filesystem::create_directories(refusals.folder() / "closed");  // which is no trace
   check({"-w", "closed", "--rate", "1"}, {"--rate", "closed loop"});
   check({"-w", "poisson", "--rate", "1", "--duration", "0"}, {"--duration"});
   check({"-w", "poisson", "--rate", "1e-3", "--duration", "1"}, {"no request arrives"});

@@ -117,7 +117,12 @@ TEST_CASE("tiers that cannot be are one clear line") {
     CHECK_THAT(outcome.err, Contains(why));
   };
   fails({"--host-memory", "-1"}, "--host-memory");
-  fails({"--host-memory", "8", "--host-bandwidth", "0"}, "GB/s");
+  fails({"--host-memory", "8", "--host-bandwidth", "0"}, "--host-bandwidth = 0: expected more than 0 GB/s");
+  fails({"--host-memory", "8", "--host-bandwidth", "1e300"}, "--host-bandwidth");
+  fails({"--host-memory", "8", "--tier-policy", "nope"}, "--tier-policy = nope: no such cache policy; there are lru");
+  fails({"--host-memory", "8", "--tier-policy", "lur"}, "did you mean lru");
+  fails({"--host-memory", "0.0001"}, "--host-memory = 0.0001: 107374 bytes are less than one chunk of 16 tokens");
+  fails({"--disk", "0.0001"}, "--disk = 0.0001: 107374 bytes are less");
   fails({"--disk-bandwidth", "5"}, "how much");
   fails({"--disk", "100", "--disk-storage", "nvme-gen9"}, "nvme-gen4");
   fails({"--remote", "100"}, "--remote-storage");
@@ -125,6 +130,62 @@ TEST_CASE("tiers that cannot be are one clear line") {
   fails({"--host-memory", "8", "--tier-chunk", "256"}, "write through");
   fails({"--host-memory", "8", "--load-or-recompute", "never"}, "auto, load, recompute");
   fails({"--layer-overlap"}, "no tier");
+}
+
+TEST_CASE("what policies keep on the host is limited by the host's memory") {
+  const std::filesystem::path folder = scratch("kept_on_host");
+  const std::filesystem::path trace = write_trace(folder / "trace.h5");
+  const std::string file = (folder / "run.h5").string();
+  const Outcome replayed =
+      run(folder, {"replay", trace.string(), "--policy", "infllm", "--budget", "0.2", "-o", file, "--quiet"});
+  INFO(replayed.err);
+  REQUIRE(replayed.status == 0);
+  Arguments words = {"plan",
+                     "--model",
+                     "llama-3.1-8b",
+                     "--gpu",
+                     "h100-80gb-sxm",
+                     "--workload",
+                     "poisson",
+                     "--rate",
+                     "50",
+                     "--prompt-tokens",
+                     "4000",
+                     "--output-tokens",
+                     "100",
+                     "--requests-count",
+                     "60",
+                     "--csv",
+                     (folder / "plan.csv").string(),
+                     "--quiet",
+                     "--profile",
+                     file};
+  REQUIRE(run(folder, words).status == 0);
+  const auto unlimited = read_csv(folder / "plan.csv").at(1);
+  REQUIRE(unlimited.at("policy") == "infllm");
+  const double gib = 1024.0 * 1024 * 1024, kept = number(unlimited, "host_bytes_peak");
+  REQUIRE(kept > 4 * gib);
+  words.insert(words.end(), {"--host-memory", "0,0.01,2,1000", "--no-prefix-cache"});
+  REQUIRE(run(folder, words).status == 0);
+  const auto rows = read_csv(folder / "plan.csv");
+  REQUIRE(rows.size() == 8);
+  for (std::size_t i = 0; i < rows.size(); i += 2) {
+    CAPTURE(i, rows[i + 1].at("status"));
+    CHECK(rows[i].at("status") == "ok");  // the full cache needs no host
+    CHECK(number(rows[i], "host_bytes_peak") == 0);
+    if (i < 4) {  // no prompt has room
+      CHECK_THAT(rows[i + 1].at("status"), Contains("every request") && Contains("keeps more than the"));
+      continue;
+    }
+    CHECK(rows[i + 1].at("status") == "ok");
+    CHECK(number(rows[i + 1], "completed") == 60);
+    CHECK(number(rows[i + 1], "host_bytes_peak") <= number(rows[i + 1], "host_memory") * gib);
+  }
+  // With 2 GiB requests wait; with plenty of it room is taken when requests are admitted, before their prompts are
+  // done.
+  CHECK(number(rows[5], "ttft_mean") > 2 * number(unlimited, "ttft_mean"));
+  CHECK(number(rows[7], "ttft_mean") == Approx(number(unlimited, "ttft_mean")));
+  CHECK(number(rows[7], "host_bytes_peak") >= kept * (1 - 1e-9));
 }
 
 TEST_CASE("the sequences of a replay are served step by step, with the bytes of run.csv") {

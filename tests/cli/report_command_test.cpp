@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -110,6 +111,8 @@ TEST_CASE("sections come from the files' numbers") {
   CHECK(section.at("policies").at(3).at("kind") == "full");
   CHECK(section.at("policies").at(4).at("kind") == "oracle");
   CHECK(section.at("best").at("output_error").size() == 2);
+  for (const json& best : section.at("best").at("output_error")) CHECK(best.at("ties").is_array());
+  CHECK(section.at("default_metric") == "output_error");
   CHECK(section.at("where").at("layers") == json({0, 2}));
   CHECK(section.at("where").at("by_head").at(0).at("values").at("shape") == json({6, 2, 2, 4}));
   CHECK(section.at("where").at("by_step").at("steps").size() == 10);
@@ -149,6 +152,12 @@ TEST_CASE("sections come from the files' numbers") {
 TEST_CASE("whatever is not there is named, with a reason") {
   const std::filesystem::path folder = scratch("report_missing");
   const std::string run_file = replayed(folder, "run.h5", {"--policy", "tova", "--budget", "0.5"});
+  const json tiered =
+      data_of({replayed(folder, "host.h5", {"--policy", "infinigen", "--budget", "0.2", "--per", "step"})});
+  CHECK_THAT(why_missing(tiered, "memory", "disk"), Contains("keeps anything on disk"));
+  CHECK(why_missing(tiered, "memory", "host").empty());
+  CHECK_FALSE(tiered.at("runs").at(0).at("memory").at("host").is_null());
+  CHECK_THAT(why_missing(tiered, "summary", ""), Contains("no policy can be called best"));
   std::filesystem::remove(folder / "trace.h5");
   const json report = data_of({run_file});
   CHECK(report.at("runs").at(0).at("where").is_null());
@@ -229,6 +238,53 @@ TEST_CASE("--text prints tables, --compare differences") {
   }
 }
 
+TEST_CASE("a plan of policies shows the frontier that it was judged by, and oracles outside") {
+  const std::filesystem::path folder = scratch("report_frontier");
+  const std::string run_file =
+      replayed(folder, "run.h5", {"--policy", "all", "--budget", "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"});
+  const std::string plan_file =
+      planned(folder, "plan.h5", {"--rate", "2", "--profile", run_file, "--policy", "tova,oracle_mass"});
+  const json plan = data_of({plan_file}).at("plans").at(0);
+  REQUIRE(plan.at("frontiers").size() == 1);
+  const json& frontier = plan.at("frontiers").at(0);
+  REQUIRE(frontier.at("measures").size() == 1);  // nothing is predicted for this trace
+  const json& measure = frontier.at("measures").at(0);
+  CHECK(measure.at("error") == "output_error");
+  std::size_t oracles = 0, marked = 0;
+  for (std::size_t i = 0; i < frontier.at("rows").size(); ++i) {
+    const bool oracle = frontier.at("oracle").at(i);
+    const bool on = measure.at("on").at(i);
+    oracles += oracle ? 1 : 0;
+    marked += on ? 1 : 0;
+    CHECK_FALSE((oracle && on));
+    for (const json& column : plan.at("columns")) {
+      const json& value = column.at("values").at(frontier.at("rows").at(i).get<std::size_t>());
+      if (column.at("name") == "policy") CHECK((value == "oracle_mass") == oracle);
+      if (column.at("name") == "frontier") CHECK((value == 1.0) == on);
+    }
+  }
+  CHECK(oracles == 9);
+  CHECK(marked > 0);
+
+  const Outcome text = run(folder, {"report", run_file, plan_file, "--text"});
+  REQUIRE(text.status == 0);
+  CHECK_THAT(text.out, Contains("frontier: nobody serves more at no more output error; oracles cannot be deployed"));
+  // Without parameters of its own, chunk keeps what knorm keeps.
+  const std::string equal = replayed(folder, "equal.h5", {"--policy", "knorm,chunk", "--budget", "0.5"});
+  CHECK_THAT(run(folder, {"report", equal, "--text"}).out,
+             Contains("knorm = chunk") && Contains("= ties: exactly equal"));
+  // Tables fit, sentences are left to the terminal.
+  std::istringstream lines(text.out.substr(text.out.find("by budget:")));
+  std::size_t tables = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("policy ")) ++tables;
+    const auto characters =
+        std::count_if(line.begin(), line.end(), [](char letter) { return (letter & '\xc0') != '\x80'; });
+    if (line.starts_with("policy ") || line.starts_with("tova ")) CHECK(characters <= 120);
+  }
+  CHECK(tables >= 1);
+}
+
 TEST_CASE("--timeline writes the Trace Event Format") {
   const std::filesystem::path folder = scratch("report_timeline");
   const std::string run_file = replayed(folder, "run.h5", with(usual, {"--per", "step"}));
@@ -263,7 +319,18 @@ TEST_CASE("what is no input of a report gets one line, and exit status 1") {
   refused({file("text.h5", "no HDF5 at all\n")}, "text.h5");
   const std::string whole = contents(run_file);
   refused({file("half.h5", whole.substr(0, whole.size() / 2))}, "half.h5");
-  refused({(folder / "trace.h5").string()}, "needs a run file or a plan file");
+  const std::string trace = (folder / "trace.h5").string(), dump = (folder / "kept.h5").string();
+  refused({trace}, trace + ": is a trace: a report needs a run file or a plan file, and evictsim replay " + trace);
+  REQUIRE(run(folder, {"replay", trace, "--policy", "tova", "--budget", "0.5", "--dump", dump, "--csv",
+                       (folder / "run.csv").string(), "-o", (folder / "dumped.h5").string(), "--quiet"})
+              .status == 0);
+  refused({dump}, "kept.h5: is a dump");
+  refused({(folder / "run.csv").string()}, "run.csv: is a table: a report reads the file");
+  refused({(folder / "run.csv").string()}, run_file);
+  refused({file("other.csv", "policy\n")}, "evictsim replay -o run.h5");
+  refused({run_file, run_file}, "run.h5: is given twice");
+  refused({run_file, (folder / "." / "run.h5").string()}, "is given twice");
+  refused({planned(folder, "plan.h5"), "--timeline", (folder / "timeline.json").string()}, "evictsim plan --timeline");
   refused({run_file, "--metric", "speed"}, "output_error");
   refused({run_file, "-o", run_file}, "would overwrite an input");
   refused({run_file, "-o", (folder / "nowhere" / "report.html").string()}, "report.html");

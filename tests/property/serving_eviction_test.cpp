@@ -87,13 +87,25 @@ bool same(const sim::RequestRecord& left, const sim::RequestRecord& right) {
 }  // namespace
 
 TEST_CASE("closed form and step by step agree under random profiles of policies") {
-  std::int64_t preemptions = 0, changes = 0, steps = 0, cached = 0, completed = 0;
+  std::int64_t preemptions = 0, changes = 0, steps = 0, cached = 0, completed = 0, demoted = 0, refused = 0;
   for (std::uint32_t seed = 0; seed < 200; ++seed) {
     CAPTURE(seed);
     RandomEviction random(seed);
     sim::ServingOptions options = random.options();
-    options.replicas.resident = sim::profiled_cache(random.profile(), 1e-6);
-    const auto requests = random.requests();
+    sim::CacheProfile profile = random.profile();
+    if (seed % 2 == 0) {
+      // A part of every prompt goes to a host with room for a few of them, in every other case not for the longest.
+      profile.host_share = 0.5;
+      sim::TierOptions host{.name = "host", .capacity_bytes = seed % 4 == 0 ? 150'000 : 100'000};
+      host.link.up = host.link.down = {.bytes_per_second = 10'000'000, .latency = ms};
+      options.kv_bytes_per_token = 1000;
+      options.tiers = sim::KvTiers{.tiers = {host}, .write_down = sim::WriteDown::none};
+      if (seed % 8 == 0) options.preemption = sim::Preemption::swap;
+    }
+    options.replicas.resident = sim::profiled_cache(std::move(profile), 1e-6);
+    auto requests = random.requests();
+    constexpr double late = 1000;  // when all others are done
+    requests.push_back(request(late, 1, 1));
     const sim::ServingResult result = serve(options, requests);
     options.step_by_step = true;
     options.check_every_change = true;
@@ -106,6 +118,14 @@ TEST_CASE("closed form and step by step agree under random profiles of policies"
     }
     REQUIRE(result.replicas == reference.replicas);
     REQUIRE(result.series == reference.series);
+    if (options.tiers) {
+      const sim::KvTierTotals& host = result.replicas[0].tiers.at(0);
+      REQUIRE(host.peak_bytes <= options.tiers->tiers[0].capacity_bytes);
+      REQUIRE(result.series.at(static_cast<std::size_t>(late) - 1).tier_bytes[0] == 0);  // all is given back
+      REQUIRE(result.completed + result.refused == static_cast<std::int64_t>(requests.size()));
+      demoted += result.replicas[0].demoted_bytes;
+      refused += result.refused;
+    }
     preemptions += result.replicas[0].preemptions;
     completed += result.completed;
     changes += result.changes;
@@ -115,6 +135,8 @@ TEST_CASE("closed form and step by step agree under random profiles of policies"
   CHECK(preemptions > 100);
   CHECK(cached > 1000);
   CHECK(completed > 3000);
+  CHECK(demoted > 10'000'000);
+  CHECK(refused > 10);
 }
 
 TEST_CASE("blocks and reads are linear as promised, whole at the full budget and less at smaller ones") {

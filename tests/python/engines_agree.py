@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
@@ -24,6 +25,11 @@ POLICIES = [
     "tova",
     "h2o",
     "rkv(window=4,every=4)",
+    "squeezeattention",
+    "duoattention(sinks=4,recent=16)",
+    "kv_compress(block=4,window=8,protected=8)",
+    "trimkv(gate=rg,weights=gates.h5,every=1)",
+    "dbtrimkv(gate=rg,weights=gates.h5)",
 ]
 
 
@@ -41,7 +47,24 @@ def llama(*arguments):
     subprocess.run(["evictsim-capture", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
+def write_gates(name, model):
+    """Random networks that look at what enters each layer."""
+    config, generator, width = model.config, np.random.default_rng(3), 8
+    shapes = {
+        "linear1.weight": (width, config.hidden_size),
+        "linear1.bias": (width,),
+        "linear2.weight": (config.num_key_value_heads, width),
+        "bias": (config.num_key_value_heads,),
+    }
+    with h5py.File(name, "w") as file:
+        for layer in range(config.num_hidden_layers):
+            group = file.create_group(f"layer_{layer:03}")
+            for tensor, shape in shapes.items():
+                group[tensor] = generator.normal(size=shape).astype(np.float32)
+
+
 def check_policies(path, model, prompt, continuation):
+    write_gates("gates.h5", model)
     llama(
         *("verify", "--model", path, "--prompt-tokens", write_tokens("prompt.txt", prompt)),
         *("--continuation-tokens", write_tokens("continuation.txt", continuation)),

@@ -348,6 +348,9 @@ def config(model, geometry, **changes):
     return SimpleNamespace(
         model_config=SimpleNamespace(
             model="fake/model",
+            tokenizer=changes.get("tokenizer"),
+            tokenizer_revision=None,
+            trust_remote_code=False,
             hf_text_config=SimpleNamespace(
                 num_attention_heads=geometry.query_heads,
                 num_key_value_heads=geometry.kv_heads,

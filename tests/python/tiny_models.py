@@ -1,9 +1,11 @@
-"""Tiny random models of the families that the transformers adapter is tested with, and what they compute themselves."""
+"""Tiny random models of the families that the transformers adapter is tested with, what they compute themselves, and
+tokenizers."""
 
 import contextlib
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 END, PADDING = 2, 0
 GEOMETRY = dict(
@@ -74,6 +76,24 @@ def prompts(batch, length, padding_side, seed=1):
         mask[index, padded] = 0
         ids[index, padded] = PADDING
     return ids, mask
+
+
+def byte_level_tokenizer():
+    """A token for each byte, written as GPT-2's vocabulary writes it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: place for place, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+
+
+def byte_fallback_tokenizer():
+    """Some letters, and bytes for the rest, written as SentencePiece writes them."""
+    pieces = ["<unk>", "\u2581", "n", "a", "v", "e", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {piece: place for place, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
 
 
 @contextlib.contextmanager

@@ -13,11 +13,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from transformers import DynamicCache
+from tokenizers import Tokenizer, models
+from transformers import DynamicCache, PreTrainedTokenizerFast
 
 import evictsim
 import evictsim.transformers
 import tiny_models
+from evictsim.token_texts import token_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -214,6 +216,35 @@ class Behaviour(unittest.TestCase):
         self.assertEqual((found["first"].attrs["task"], found["first"].attrs["text"]), ("qa", "what"))
         np.testing.assert_array_equal(found["first"]["spans/evidence"], [[2, 4]])
         self.assertEqual(len({file.attrs["capture_torch"] for file in shards(self.out)}), 1)
+
+    def test_texts_of_tokens_are_stored_when_asked_for(self):
+        tokenizer = tiny_models.byte_level_tokenizer()
+        words = "na\u00efve \U0001f40d\n<|end|>"
+        ids = torch.tensor([tokenizer(words).input_ids])
+        for asked in (True, False):
+            out = self.out + str(asked)
+            with evictsim.capture(self.model, out, tokenizer=tokenizer, store_text=asked):
+                self.model(ids)
+            (group,) = sequences(out).values()
+            self.assertEqual(("token_bytes" in group, "token_ends" in group), (asked, asked))
+            if asked:
+                self.assertEqual(bytes(group["token_bytes"]), words.encode())
+                np.testing.assert_array_equal(group["token_ends"], [*range(1, 13), 19])  # a token for each byte
+
+    def test_texts_of_tokens_as_vocabularies_write_them(self):
+        words = "na\u00efve \U0001f40d <|end|>"
+        for tokenizer, expected in (
+            (tiny_models.byte_level_tokenizer(), words),
+            (tiny_models.byte_fallback_tokenizer(), " " + words),
+        ):
+            texts = token_texts(tokenizer, 640)
+            self.assertEqual(len(texts), len(tokenizer))
+            found = b"".join(texts[token] for token in tokenizer(words).input_ids)
+            self.assertEqual(found, expected.encode())
+            self.assertEqual(token_texts(tokenizer, 5), texts[:5])
+        whole_words = Tokenizer(models.WordLevel({"one": 0, "tw\u00f6": 2}, unk_token="one"))
+        texts = token_texts(PreTrainedTokenizerFast(tokenizer_object=whole_words), 640)
+        self.assertEqual(texts[0], b"one")
 
     def test_a_loop_with_the_cache_that_the_model_made(self):
         ids, tokens = self.ids[:1], []

@@ -23,6 +23,8 @@ import torch
 import evictsim
 import evictsim.vllm
 import fake_vllm
+import tiny_models
+from evictsim.token_texts import token_texts
 from evictsim.vllm_facts import attention_layers, head_range, layer_index, rope_attributes, sliding_window, weights
 from evictsim.vllm_rows import RequestTable, map_rows, read_step
 
@@ -206,6 +208,8 @@ class Facts(unittest.TestCase):
             pre_feedforward_layernorm=norm,
         )
         self.assertEqual([name for _, name, _ in weights([layer], True)], ["input_norm", "output_norm"])
+        layer.self_attn.o_proj.weight = torch.zeros(32)  # in a form of the CPU's kernels
+        self.assertEqual([name for _, name, _ in weights([layer], False)], [])
         layer.self_attn.o_proj.weight = torch.zeros(4, 8)
         self.assertEqual([name for _, name, _ in weights([layer], False)], ["w_o"])
 
@@ -344,6 +348,20 @@ class Plugin(unittest.TestCase):
         self.assertEqual(set(found), {"a"})  # b's first tokens were never computed
         self.assertNotIn("layer_000", found["a"])
         self.assertEqual(list(found["a"]["layer_001/q_rows"]), [16])
+
+    def test_texts_of_tokens_are_stored_when_asked_for(self):
+        tokenizer = tiny_models.byte_level_tokenizer()
+        tokenizer.save_pretrained(self.out / "tokenizer")
+        options = dict(options="dtype=float32;store_text=1", tokenizer=str(self.out / "tokenizer"))
+        worker, engine = self.server(**options)
+        tokens = list(range(5, 20))
+        worker.execute_model(engine.step({"a": 15}, {"a": (tokens, [])}))
+        worker.shutdown()
+        (group,) = self.sequences(self.out / "out" / "rank-0").values()
+        self.assertEqual(bytes(group["token_bytes"]), b"".join(token_texts(tokenizer, 90)[5:20]))
+        self.assertEqual(len(group["token_ends"]), 15)
+        with self.assertRaisesRegex(evictsim.CaptureError, "no tokenizer"):
+            self.server(**{**options, "tokenizer": str(self.out / "nowhere")})
 
     def test_full_graphs_are_turned_off_and_the_backend_keeps_its_name(self):
         self.server()

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs a Python script with the capture adapters, in the environment that install_adapters.sh made, or with --kvpress in
-# the one that install_kvpress.sh made.
+# Runs a Python script with the capture adapters, in the environment that install_adapters.sh made, or with --kvpress or
+# --vllm in the one that install_kvpress.sh or install_vllm.sh made.
 #
-#   with_adapters.sh [--kvpress] LIBRARY SCRIPT [ARGUMENT]...
+#   with_adapters.sh [--kvpress | --vllm] LIBRARY SCRIPT [ARGUMENT]...
 #
 # Exit status 77, which CTest takes for "skipped", where that environment lacks what is needed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 environment=adapters packages='torch, transformers' installer=traces/capture/python/install_adapters.sh
-if [[ $1 == --kvpress ]]; then
-  environment=kvpress packages='torch, kvpress' installer=tests/python/install_kvpress.sh
+if [[ $1 == --kvpress || $1 == --vllm ]]; then
+  environment=${1#--} packages="torch, ${1#--}" installer=tests/python/install_${1#--}.sh
   shift
 fi
 python=$root/.venv/$environment/bin/python

@@ -55,7 +55,9 @@ struct MadeUpModel {
             const double kept = std::stod(budget);
             row.run.layer_squared_errors.push_back(1e-2 * quality * (1 - kept) * std::exp(normal(random)));
           }
-          row.kl = law.kl(row.run.layer_squared_errors) * std::exp(noise * normal(random));
+          row.run[Metric::lost_sink_mass] = policy % 3 == 0 ? 0.0 : 0.3 * (1 - std::stod(budget));
+          row.kl =
+              law.kl(row.run.layer_squared_errors, row.run[Metric::lost_sink_mass]) * std::exp(noise * normal(random));
           rows.push_back(row);
         }
       }
@@ -67,7 +69,8 @@ struct MadeUpModel {
 std::vector<DamagePoint> points_of(const std::vector<TruthRow>& rows) {
   std::vector<DamagePoint> points;
   for (const TruthRow& row : rows) {
-    points.push_back({row.text, row.text, row.run.policy, row.run.budget, row.kl, row.run.layer_squared_errors});
+    points.push_back({row.text, row.text, row.run.policy, row.run.budget, row.kl, row.run.layer_squared_errors,
+                      row.run[Metric::lost_sink_mass]});
   }
   return points;
 }
@@ -156,9 +159,35 @@ TEST_CASE("an exponent and a saturation are found where the model has them, and 
           fitted(points_of(rows), model.law.layers, {.form = form, .fit_exponent = exponent != 1, .ridge = 1e-9});
       CHECK(law.exponent == Approx(exponent).epsilon(1e-2));
       if (form != LawForm::linear) CHECK(law.saturation == Approx(0.5).epsilon(2e-2));
-      for (const TruthRow& row : rows) CHECK(law.kl(row.run.layer_squared_errors) == Approx(row.kl).epsilon(1e-2));
+      for (const TruthRow& row : rows) {
+        CHECK(law.kl(row.run.layer_squared_errors, row.run[Metric::lost_sink_mass]) == Approx(row.kl).epsilon(1e-2));
+      }
     }
   }
+}
+
+TEST_CASE("lost sinks count as much less as they do in the model, and like other errors where that is not fitted") {
+  for (const LawForm form : {LawForm::linear, LawForm::saturating_layer, LawForm::saturating_total}) {
+    MadeUpModel model(6);
+    model.law.form = form;
+    model.law.sink_relief = 4;
+    if (form != LawForm::linear) model.law.saturation = 2;
+    const std::vector<TruthRow> rows = model.rows(5, 20, 0);
+    const CalibrationReport report = calibrate(rows, {.fit = {.form = form, .ridge = 1e-9}});
+    CHECK(report.calibration.law.sink_relief == Approx(4).epsilon(1e-2));
+    CHECK(report.held_out.factor_90 == Approx(1).epsilon(2e-2));
+    const auto alike = std::find_if(report.predictors.begin(), report.predictors.end(), [](const auto& predictor) {
+      return predictor.name.find("lost sinks counted like other errors") != std::string::npos;
+    });
+    REQUIRE(alike != report.predictors.end());
+    CHECK(alike->measures.factor_90 > 1.1);
+    CHECK(fitted(points_of(rows), model.law.layers, {.form = form, .fit_sinks = false}).sink_relief == 0);
+  }
+  // Where a row does not say what was lost, nothing is made of it.
+  MadeUpModel model(6);
+  std::vector<TruthRow> rows = model.rows(5, 20, 0.1);
+  rows.front().run[Metric::lost_sink_mass] = not_available;
+  CHECK(calibrate(rows, {}).calibration.law.sink_relief == 0);
 }
 
 TEST_CASE("the ridge decides between weights that the points do not tell apart") {
@@ -182,7 +211,8 @@ TEST_CASE("bands of exchangeable residuals hold at their rate on texts that were
     int inside = 0;
     const std::vector<TruthRow> rows = model.rows(60, 12, 0.6);
     for (const TruthRow& row : rows) {
-      const double factor = row.kl / report.calibration.law.kl(row.run.layer_squared_errors);
+      const double factor =
+          row.kl / report.calibration.law.kl(row.run.layer_squared_errors, row.run[Metric::lost_sink_mass]);
       if (factor >= band.low && factor <= band.high) ++inside;
     }
     CHECK(inside / static_cast<double>(rows.size()) == Approx(coverage).margin(0.03));

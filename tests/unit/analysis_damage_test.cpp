@@ -241,7 +241,10 @@ TEST_CASE("a calibration leaves out rounding and failures, and refuses what it c
   CHECK(refusal(wrong).code() == ErrorCode::invalid_value);
   wrong = many_rows(2);
   wrong.push_back(wrong.front());
-  CHECK(std::string(refusal(wrong).what()).find("twice") != std::string::npos);
+  wrong.front().line = 2;
+  wrong.back().line = 82;
+  CHECK(std::string(refusal(wrong).what()).find("line 82: p0 at 10 in text0 stands there twice, first on line 2") !=
+        std::string::npos);
   wrong = many_rows(2);
   wrong.back().run.layer_indices = {0, 1, 2, 5};
   CHECK(refusal(wrong).code() == ErrorCode::invalid_value);
@@ -262,7 +265,13 @@ TEST_CASE("a calibration leaves out rounding and failures, and refuses what it c
 TEST_CASE("model.cal.json reads back as it was written, and is refused when wrong") {
   const std::filesystem::path folder = scratch("calibration_file");
   for (const LawForm form : {LawForm::linear, LawForm::saturating_total}) {
-    const DamageCalibration made = calibrate(many_rows(6), {.fit = {.form = form}}).calibration;
+    std::vector<TruthRow> rows = many_rows(6);
+    for (TruthRow& row : rows) {
+      row.run.prompt_length = 640;
+      row.run[Metric::kept_fraction] = 0.01 * std::stod(row.run.budget);
+      row.run[Metric::lost_sink_mass] = row.run.policy == "p3" ? 0.2 : 0;
+    }
+    const DamageCalibration made = calibrate(rows, {.fit = {.form = form}}).calibration;
     write_calibration(folder / "model.cal.json", made);
     const DamageCalibration read = read_calibration(folder / "model.cal.json");
     CHECK(read.model == made.model);
@@ -273,6 +282,11 @@ TEST_CASE("model.cal.json reads back as it was written, and is refused when wron
     CHECK(read.residuals == made.residuals);
     CHECK(read.texts == made.texts);
     CHECK(read.index.has_value() == made.index.has_value());
+    REQUIRE(read.range.has_value());
+    CHECK(read.range->prompt_length.most == 640);
+    CHECK(read.range->kept_fraction.least == made.range->kept_fraction.least);
+    CHECK(read.law.sink_relief == made.law.sink_relief);
+    CHECK(read.law.sink_relief != 0);
   }
   std::ifstream stream(folder / "model.cal.json");
   const std::string text((std::istreambuf_iterator<char>(stream)), {});
@@ -292,6 +306,17 @@ TEST_CASE("model.cal.json reads back as it was written, and is refused when wron
   refused("saturating_total", "cubic");
   refused("closed loop", "hearsay");
   refused("\"residuals\"", "\"residues\"");
+  refused("\"kept_fraction\": [", "\"kept_fraction\": [7, ");
+  refused("\"prompt_length\"", "\"length\"");
+  for (const char* wrong : {"model,text\nm,t\n", "", "{\"a\": [1,\n 2,, 3]}", "{\"a\": 1e999}"}) {
+    const Error error = error_of([&] { static_cast<void>(read_calibration(write(folder / "wrong.json", wrong))); });
+    CHECK(std::string(error.what()).find("is not JSON") != std::string::npos);
+    CHECK(std::string(error.what()).find("`evictsim calibrate` writes what is needed here") != std::string::npos);
+    CHECK(std::string(error.what()).find("json.exception") == std::string::npos);
+  }
+  const Error nearby =
+      error_of([&] { static_cast<void>(read_calibration(write(folder / "wrong.json", "{\"a\": [1,\n 2,, 3]}"))); });
+  CHECK(std::string(nearby.what()).find("from line 2, column 4 on") != std::string::npos);
 }
 
 TEST_CASE("rows get a prediction from sensitivity, and a status that says where it ends") {
@@ -337,7 +362,7 @@ TEST_CASE("rows get a prediction with a band from a calibration of their model, 
   const std::vector<double> errors = {0.5, 0.4, 0.1, 0};
   RunRow row = row_with({0, 1, 2, 3}, errors);
   predictor.predict(0, row);
-  const double expected = made.law.kl(std::vector<double>{0.5, 0.4, 0.1});
+  const double expected = made.law.kl(std::vector<double>{0.5, 0.4, 0.1}, 0);
   CHECK(row[Metric::predicted_kl] == Approx(expected));
   const ConformalBand band = conformal_band(made.residuals, 0.9);
   CHECK(row[Metric::predicted_kl_low] == Approx(expected * band.low));
@@ -365,9 +390,63 @@ TEST_CASE("rows get a prediction with a band from a calibration of their model, 
     row = row_with({0, 1}, {0.5, 0.4});
     mismatch.predict(trace, row);
     CHECK(std::isnan(row[Metric::predicted_kl]));
-    CHECK(row.prediction_status == mismatch.problem(trace));
+    CHECK(row.prediction_status == "none: " + mismatch.problem(trace));
+    CHECK_FALSE(mismatch.predicts(trace));
     CHECK(row.prediction_status.find("none: the calibration") == 0);
   }
+}
+
+TEST_CASE("a trace that the calibration is not of keeps its own sensitivity, and says so") {
+  const DamageCalibration made = calibrate(many_rows(6), {}).calibration;
+  traces::Header other = header_of({0, 1}, 2, {0.5, 2});
+  other.model = "other";
+  const DamagePredictor predictor({other, header_of({0, 1, 2, 3}, 4, {9, 9, 9, 9})}, made, 0.9);
+  CHECK(predictor.predicts(0));
+  CHECK(predictor.problem(0) == "the calibration is of m, the trace of other");
+  CHECK(predictor.problem(1).empty());
+  RunRow row = row_with({0, 1}, {0.1, 0.05});
+  predictor.predict(0, row);
+  CHECK(row[Metric::predicted_kl] == Approx(0.15));
+  CHECK(std::isnan(row[Metric::predicted_kl_low]));
+  CHECK(row.prediction_status == "no band; by sensitivity");
+  row = row_with({0, 1, 2, 3}, {0.5, 0.4, 0.1, 0});
+  predictor.predict(1, row);
+  CHECK(row[Metric::predicted_kl] == Approx(made.law.kl(std::vector<double>{0.5, 0.4, 0.1}, 0)));
+}
+
+TEST_CASE("a calibration knows between what its points lie, and rows beyond say so") {
+  std::vector<TruthRow> rows = many_rows(6);
+  CHECK_FALSE(calibrate(rows, {}).calibration.range.has_value());  // no row says it
+  for (TruthRow& row : rows) {
+    row.run.prompt_length = row.text == "text0" ? 1024 : 512;
+    row.run[Metric::kept_fraction] = 0.01 * std::stod(row.run.budget);
+  }
+  const DamageCalibration made = calibrate(rows, {}).calibration;
+  REQUIRE(made.range.has_value());
+  CHECK(made.range->prompt_length.least == 512);
+  CHECK(made.range->prompt_length.most == 1024);
+  CHECK(made.range->kept_fraction.least == Approx(0.1));
+  CHECK(made.range->kept_fraction.most == Approx(0.4));
+  const DamagePredictor predictor({header_of({0, 1, 2, 3}, 4)}, made, 0.9);
+  const auto status = [&](std::int64_t length, double share, double error) {
+    RunRow row = row_with({0, 1, 2, 3}, {error, error, error / 5, 0});
+    row.prompt_length = length;
+    row[Metric::kept_fraction] = share;
+    predictor.predict(0, row);
+    CHECK_FALSE(std::isnan(row[Metric::predicted_kl_high]));
+    return row.prediction_status;
+  };
+  CHECK(status(512, 0.1, 0.5) == "ok");
+  CHECK(status(430, 0.47, 0.5) == "ok");  // up to a fifth beyond
+  CHECK(status(1200, 0.2, 0.5) == "ok");
+  CHECK(status(256, 0.2, 0.5) == "outside calibration");
+  CHECK(status(1300, 0.2, 0.5) == "outside calibration");
+  CHECK(status(512, 0.9, 0.5) == "outside calibration");
+  CHECK(status(512, 0.05, 0.5) == "outside calibration");
+  CHECK(status(256, 1, 0) == "ok");  // nothing cut, no damage, for certain
+  std::vector<TruthRow> one = rows;
+  one.front().run.prompt_length = 0;
+  CHECK_FALSE(calibrate(one, {}).calibration.range.has_value());
 }
 
 TEST_CASE("the two predictors disagree when they lie further apart than they usually do") {
@@ -409,9 +488,26 @@ TEST_CASE("policies are ranked by predicted damage, and told apart only where ba
   CHECK_FALSE(first.policies[2].like_previous);
   CHECK(first.policies[2].remark == "saturated; sink lost");
   CHECK(first.without_damage == std::vector<std::string>{"d"});
+  CHECK(first.policies[1].place == 2);
   const std::string text = text_of(rankings, 0.9);
   CHECK(text.find("~   2  b") != std::string::npos);
   CHECK(text.find("90 %") != std::string::npos);
+
+  // Equal numbers are equal places, not an order.
+  std::vector<RunRow> tied = {run_row("c", "0.2", 1, 0.5, 2), run_row("a", "0.2", 1, 0.5, 2),
+                              run_row("b", "0.2", 1.5, 0.9, 3), run_row("d", "0.2", 0.5, 0.1, 0.2)};
+  const BudgetRanking equal = rank_policies(tied).front();
+  REQUIRE(equal.policies.size() == 4);
+  CHECK(equal.policies[0].place == 1);
+  CHECK(equal.policies[1].place == 2);
+  CHECK(equal.policies[2].place == 2);
+  CHECK(equal.policies[3].place == 4);
+  const std::string tie = text_of({equal}, 0.9);
+  CHECK(tie.find("    2  a") != std::string::npos);
+  CHECK(tie.find("=   2  c") != std::string::npos);
+  CHECK(tie.find("~   4  b") != std::string::npos);
+  CHECK(tie.find("=: the same number") != std::string::npos);
+  CHECK(text.find("=: the same number") == std::string::npos);
 
   // One row without prediction: all of its budget is ranked by the index.
   rows[1][Metric::predicted_kl] = not_available;

@@ -228,6 +228,13 @@ TEST_CASE("the frontier holds every row that no other one beats") {
   rows[0].predicted_kl = PlanRow::none;
   mark_frontier(rows, false);
   for (std::size_t i = 0; i < expected.size(); ++i) CHECK(rows[i].frontier == expected[i]);
+
+  // An oracle that is best in both keeps nobody off.
+  rows[3].policy = "oracle_mass";
+  rows[3].output_error = -1;
+  rows[3].output_tokens_per_second = 1000;
+  mark_frontier(rows, false);
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(rows[i].frontier == expected[i]);
 }
 
 TEST_CASE("recall and host bytes of a plan follow its requests") {
@@ -246,7 +253,10 @@ TEST_CASE("recall and host bytes of a plan follow its requests") {
   result.end = 10 * sim::nanoseconds_per_second;
   PlanRow row;
   row.host_bytes_peak = 7;
-  fill_eviction(profile, result, 1000, row);
+  fill_eviction(profile, result, 1000, false, row);
   CHECK(row.recall_bytes_per_second == Approx(3 * 10 * 10 * 1000 / 10.0));
   CHECK(row.host_bytes_peak == Approx(7 + 2 * 50 * 1000));
+  row.host_bytes_peak = 7;  // tiers count what is in them
+  fill_eviction(profile, result, 1000, true, row);
+  CHECK(row.host_bytes_peak == 7);
 }

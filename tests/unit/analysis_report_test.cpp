@@ -16,6 +16,8 @@
 #include "analysis/report/ranking.h"
 #include "analysis/report/sentences.h"
 #include "analysis/text_table.h"
+#include "tests/support/base64.h"
+#include "tests/unit/analysis_made_up_run.h"
 #include "traces/error.h"
 
 using namespace evictsim;
@@ -26,69 +28,17 @@ namespace {
 
 const ShownMetric& metric_of(const char* name) { return shown_metric(name, "--metric"); }
 
-/// Three policies, an oracle and the full cache at three budgets over `sequences` sequences of 100 tokens, random
-/// errors.
-RunContents made_up_run(unsigned seed, int sequences) {
-  std::mt19937 generator(seed);
-  std::uniform_real_distribution<double> error(0.01, 1);
-  RunContents run;
-  run.path = "made-up/run.h5";
-  run.provenance.inputs = {{"trace.h5", "aa", "some/model"}};
-  run.provenance.complete = true;
-  run.policies = {{"snapkv", "compose(scorer=snapkv(window=64),allocator=uniform(),schedule=once())", "ok"},
-                  {"tova", "compose(scorer=last_attention(),allocator=uniform(),schedule=once())", "ok"},
-                  {"keeper", "compose(scorer=recency(),allocator=uniform(),schedule=once())", "ok"},
-                  {"best", "compose(scorer=oracle_mass(),allocator=uniform(),schedule=once())", "ok"},
-                  {"full", "compose(allocator=uniform(),schedule=never())", "ok"},
-                  {"kvzip", "compose()", "skipped in 2 of 2 sequences: needs more"}};
-  for (int sequence = 0; sequence < sequences; ++sequence) {
-    for (const char* budget : {"0.5", "0.1", "20"}) {
-      for (const char* policy : {"snapkv", "tova", "keeper", "best", "full"}) {
-        RunRow row;
-        row.trace = "trace.h5";
-        row.sequence = std::to_string(sequence);
-        row.policy = policy;
-        row.budget = budget;
-        row.prompt_length = 100;
-        row.layers = 2;
-        row.decode_rows = 10;
-        const double share = row.budget == "20" ? 0.2 : std::stod(row.budget);
-        const bool keeps_all = row.policy == "keeper" || row.policy == "full";
-        row[Metric::kept_bytes] = keeps_all ? 1000 : 1000 * share;
-        row[Metric::output_error] = row.policy == "full" ? 0 : error(generator);
-        row[Metric::retained_mass] = 1 - row[Metric::output_error] / 2;
-        row[Metric::output_error_low] = row[Metric::output_error] * 0.9;
-        row[Metric::output_error_high] = row[Metric::output_error] * 1.1;
-        run.rows.push_back(row);
-        run.full_bytes.push_back(1000);
-      }
-    }
-  }
-  return run;
-}
-
 /// The page's way back, written from docs/report.md: four planes of bytes.
 std::vector<float> decoded(const Json& array) {
-  static const std::string letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::vector<unsigned> bytes;
-  unsigned group = 0, count = 0;
-  for (const char letter : array.at("data").get<std::string>()) {
-    if (letter == '=') break;
-    group = group << 6U | static_cast<unsigned>(letters.find(letter));
-    if (++count % 4 == 0) {
-      for (const unsigned shift : {16U, 8U, 0U}) bytes.push_back(group >> shift & 255U);
-      group = 0;
-    }
-  }
-  if (count % 4 == 3) bytes.insert(bytes.end(), {group >> 10U & 255U, group >> 2U & 255U});
-  if (count % 4 == 2) bytes.push_back(group >> 4U & 255U);
+  const std::string text = test::base64_decoded(array.at("data").get<std::string>());
+  const std::vector<std::uint8_t> bytes(text.begin(), text.end());
   std::size_t size = 1;
   for (const auto& extent : array.at("shape")) size *= extent.get<std::size_t>();
   REQUIRE(bytes.size() == 4 * size);
   std::vector<float> values;
   for (std::size_t i = 0; i < size; ++i) {
     std::uint32_t bits = 0;
-    for (unsigned k = 0; k < 4; ++k) bits |= bytes[k * size + i] << 8 * k;
+    for (unsigned k = 0; k < 4; ++k) bits |= static_cast<std::uint32_t>(bytes[k * size + i]) << 8 * k;
     values.push_back(std::bit_cast<float>(bits));
   }
   return values;
@@ -261,24 +211,6 @@ TEST_CASE("runs are compared over the same bytes, wherever they lie") {
   CHECK_THAT(comparison_text(alone, alone, metric_of("output_error")), Contains("no significance can be computed"));
 }
 
-TEST_CASE("sentences name the best policy, the smallest sufficient budget and the oracle") {
-  RunContents run = made_up_run(1, 2);
-  for (RunRow& row : run.rows) {
-    row[Metric::output_error] = row.policy == "tova" ? (row.budget == "0.5" ? 0.08 : 0.2) : 0.3;
-    if (row.policy == "best") row[Metric::output_error] = 0.05;
-  }
-  const std::vector<std::string> sentences = run_sentences(PointGrid(run));
-  REQUIRE(sentences.size() == 3);
-  CHECK_THAT(sentences[0], Contains("At a budget of 20, tova") && Contains("before snapkv with 0.3") &&
-                               Contains("differ significantly"));
-  CHECK_THAT(sentences[1], Contains("is 0.5, with tova (0.08)"));
-  CHECK_THAT(sentences[2], Contains("best, would reach 0.05") && Contains("tova is 4 times as far off"));
-
-  run.rows.clear();
-  run.full_bytes.clear();
-  CHECK(run_sentences(PointGrid(run)).empty());
-}
-
 TEST_CASE("long arrays read back from base64") {
   CHECK(base64({}).empty());
   const auto encoded = [](const std::string& text) {
@@ -328,11 +260,4 @@ TEST_CASE("hostile text becomes harmless and stays visible") {
   CHECK(terminal_text("a\x1b[31m\xc2\x9b"
                       "b\u202e\xff\u00e9") == "a?[31m?b??\u00e9");
   CHECK(number(not_available).is_null());
-}
-
-TEST_CASE("tables are aligned, and curves as high as their values") {
-  CHECK(aligned({{"a", "bb"}, {"long", "c"}, {"x"}}) == "a     bb\nlong   c\nx\n");
-  CHECK(aligned({{"\u00e9", "1"}, {"ab", "22"}}, 2) == "\u00e9   1\nab  22\n");
-  CHECK(sparkline(std::vector<double>{0, 1, 2, 4, not_available}, 0, 4) == "▁▃▅█ ");
-  CHECK(sparkline(std::vector<double>{3}, 3, 3) == "▁");
 }

@@ -95,6 +95,21 @@ TEST_CASE("published block counts come out within 3 %") {
   CHECK(static_cast<double>(sglang.tokens) == Approx(367404).epsilon(0.03));
 }
 
+TEST_CASE("the memory of a run is predicted without it: a constant from another model, GPU and version") {
+  // The context of the one published run of one GPU that tells all its settings, beside the run predicted below.
+  const KvBudgetOptions other{0.9, 16, 4096, 256};
+  KvOverhead overhead = overhead_of("vllm");
+  overhead.context_bytes = 0;
+  const KvBudget without = budget("llama-2-7b", "a100-80gb-sxm", layout(1), other, overhead);
+  const double block = 16.0 * static_cast<double>(without.bytes_per_token);
+  overhead.context_bytes = without.kv_bytes - std::llround(7351.5 * block);
+  REQUIRE(budget("llama-2-7b", "a100-80gb-sxm", layout(1), other, overhead).blocks == 7351);
+  const KvBudget found = budget("llama-3.1-8b", "rtx-4090", layout(1), {0.9, 16, 2048, 256}, overhead);
+  CAPTURE(overhead.context_bytes, found.blocks);
+  CHECK(static_cast<double>(found.blocks) == Approx(2588).epsilon(0.03));
+  CHECK(found.blocks != 2588);
+}
+
 TEST_CASE("runs of old versions hold what those versions kept while they measured their memory") {
   // vLLM 0.9 sorts the logits of all its sequences in order to sample: 22 bytes of each at once.
   KvOverhead sorting = overhead_of("vllm");

@@ -64,6 +64,12 @@ struct Layers {
       all.emplace_back(static_cast<std::size_t>(scores[i].heads()), Index{-1});
     }
     parse_policy(policy).allocator->allocate_model(requests, all);
+    // As the engine does.
+    for (std::size_t layer = 0; layer < all.size(); ++layer) {
+      for (std::size_t head = 0; head < all[layer].size(); ++head) {
+        all[layer][head] = std::min(all[layer][head], std::ssize(scores[layer].of(static_cast<int>(head))));
+      }
+    }
     return all;
   }
 };

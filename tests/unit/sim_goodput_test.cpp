@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sim/serving/goodput.h"
+#include "sim/serving/objective_watch.h"
 #include "sim/serving/service_metrics.h"
 #include "traces/error.h"
 
@@ -96,10 +97,56 @@ TEST_CASE("every seed has its own largest rate") {
 }
 
 TEST_CASE("the smallest count") {
-  for (const std::int64_t limit : {1, 2, 3, 7, 8, 9, 100}) {
-    CHECK(smallest_count([&](std::int64_t count) { return count >= limit; }, 100) == limit);
+  for (const std::int64_t limit : {1, 2, 3, 7, 8, 9, 77, 100}) {
+    for (const std::int64_t start : {-5, 1, 2, 8, 60, 100, 1000}) {
+      CAPTURE(limit, start);
+      int calls = 0;
+      const auto passes = [&](std::int64_t count) {
+        ++calls;
+        return count >= limit;
+      };
+      CHECK(smallest_count(passes, {.most = 100, .start = start}) == limit);
+      CHECK(calls <= 14);
+    }
   }
-  CHECK_FALSE(smallest_count([](std::int64_t count) { return count > 100; }, 100).has_value());
+  const auto never = [](std::int64_t count) { return count > 100; };
+  CHECK_FALSE(smallest_count(never, {.most = 100}).has_value());
+  CHECK_FALSE(smallest_count(never, {.most = 100, .start = 100}).has_value());
+  // Below the least nothing is asked.
+  const auto above = [](std::int64_t count) {
+    REQUIRE(count >= 5);
+    return true;
+  };
+  CHECK(smallest_count(above, {.least = 5, .most = 100, .start = 50}) == 5);
+}
+
+TEST_CASE("the smallest count that is enough under every seed") {
+  const auto passes = [](std::int64_t count, std::uint64_t seed) { return count >= static_cast<std::int64_t>(seed); };
+  CHECK(smallest_count(passes, {3, 9, 5}, {.most = 20}) == 9);
+  CHECK(smallest_count(passes, {9, 3, 5}, {.most = 20}) == 9);
+  CHECK_FALSE(smallest_count(passes, {3, 90}, {.most = 20}).has_value());
+}
+
+TEST_CASE("a run is given up only when its objective is lost whatever comes") {
+  std::vector<RequestRecord> requests;
+  for (int index = 0; index < 200; ++index) requests.push_back(record(index, index + 0.1 * (index % 7), index + 2));
+  requests[20].finish = from_seconds(500);  // late, and with a slow pace
+  requests[30] = refused_record(30);
+  requests[40].output_tokens = requests[40].generated_tokens = 1;  // no pace
+  int lost_early = 0;
+  for (const char* text :
+       {"ttft_p99=0.55", "ttft_p99=0.65", "ttft_p50=0.25", "ttft_p50=0.35", "ttft_mean=0.2", "e2e_p99=3", "e2e_max=3",
+        "e2e_p99.5=1000", "tpot_p99=0.3", "tpot_p90=0.3", "tpot_p90=0.1", "e2e_p50=1.9,ttft_p50=9", "e2e_mean=9"}) {
+    CAPTURE(text);
+    const ServiceObjective objective = ServiceObjective::parse(text);
+    ObjectiveWatch watch(objective, static_cast<std::int64_t>(requests.size()));
+    std::size_t seen = 0;
+    while (seen < requests.size() && !watch.lost()) watch.finished(requests[seen++]);
+    if (!watch.lost()) continue;
+    CHECK_FALSE(objective.met(ServiceMetrics::of(result_of(requests))));
+    if (seen < requests.size()) ++lost_early;
+  }
+  CHECK(lost_early == 7);
 }
 
 TEST_CASE("growing queues are seen, and steady ones are not taken for growing") {

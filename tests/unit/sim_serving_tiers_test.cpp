@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "sim/serving/profiled_cache.h"
 #include "sim/serving/tier_setup.h"
 #include "tests/support/serving_double.h"
 #include "traces/error.h"
@@ -139,8 +140,8 @@ TEST_CASE("setups: the GPU's link, a description, or a bandwidth; as often as th
   gpu.host_to_device = models::TransferRate{.latency_seconds = 1e-6, .bytes_per_second = 50e9};
   gpu.device_to_host = models::TransferRate{.bytes_per_second = 40e9};
   sim::TiersSetup setup;
-  CHECK(!sim::kv_tiers(setup, gpu, 2, 32, 16, false));
-  const auto swaps = sim::kv_tiers(setup, gpu, 2, 32, 16, true);
+  CHECK(!sim::kv_tiers(setup, gpu, {.gpus = 2, .layers = 32, .block_bytes = 1000}, false));
+  const auto swaps = sim::kv_tiers(setup, gpu, {.gpus = 2, .layers = 32, .block_bytes = 1000}, true);
   REQUIRE(swaps);
   CHECK(swaps->write_down == sim::WriteDown::none);
   CHECK(swaps->tiers.at(0).capacity_bytes == std::int64_t{8} << 30U);
@@ -150,10 +151,10 @@ TEST_CASE("setups: the GPU's link, a description, or a bandwidth; as often as th
 
   setup.tiers = {{.name = "host", .gib_per_gpu = 1, .bytes_per_second_per_gpu = 1e9},
                  {.name = "disk", .gib_per_gpu = 2}};
-  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, 1, 32, 16, false), Error);
+  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, {.layers = 32, .block_bytes = 1000}, false), Error);
   setup.tiers[1].storage = models::Storage{.name = "slow", .read = {1e-3, 2e9, 0}, .write = {2e-3, 1e9, 0}};
   setup.layer_overlap = true;
-  const auto both = sim::kv_tiers(setup, gpu, 2, 32, 16, false);
+  const auto both = sim::kv_tiers(setup, gpu, {.gpus = 2, .layers = 32, .block_bytes = 1000}, false);
   REQUIRE(both);
   CHECK(both->overlapped_layers == 32);
   CHECK(both->tiers.at(0).link.down.bytes_per_second == 2'000'000'000);
@@ -162,12 +163,57 @@ TEST_CASE("setups: the GPU's link, a description, or a bandwidth; as often as th
   CHECK(both->tiers.at(1).link.down.latency == 2 * ms);
 
   setup.chunk_tokens = 32;
-  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, 1, 32, 16, false), Error);
+  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, {.layers = 32, .block_bytes = 1000}, false), Error);
   setup.write_down = sim::WriteDown::through;
-  CHECK(sim::kv_tiers(setup, gpu, 1, 32, 16, false)->tiers.at(0).chunk_blocks == 2);
+  CHECK(sim::kv_tiers(setup, gpu, {.layers = 32, .block_bytes = 1000}, false)->tiers.at(0).chunk_blocks == 2);
   setup.chunk_tokens = 24;
-  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, 1, 32, 16, false), Error);
+  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, {.layers = 32, .block_bytes = 1000}, false), Error);
   setup.chunk_tokens = 0;
   setup.policy = sim::parse_replacement("belady");
-  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, 1, 32, 16, false), Error);
+  CHECK_THROWS_AS(sim::kv_tiers(setup, gpu, {.layers = 32, .block_bytes = 1000}, false), Error);
+}
+
+TEST_CASE("a tier with room for less than one chunk is refused, and says how much one takes") {
+  models::Gpu gpu;
+  gpu.host_to_device = gpu.device_to_host = models::TransferRate{.bytes_per_second = 50e9};
+  sim::TiersSetup setup;
+  const double gib = 1024.0 * 1024 * 1024;
+  const auto with = [&](double bytes) {
+    setup.tiers = {{.name = "host", .gib_per_gpu = bytes / 2 / gib}};
+    return sim::kv_tiers(setup, gpu, {.gpus = 2, .block_bytes = 1'000'000}, false);
+  };
+  CHECK(with(1'000'000)->tiers.at(0).capacity_bytes == 1'000'000);
+  CHECK(with(0)->tiers.at(0).capacity_bytes == 0);
+  CHECK_THROWS_WITH(with(999'990), Catch::Matchers::Contains("--host-memory") &&
+                                       Catch::Matchers::Contains("16 tokens, 1000000 bytes") &&
+                                       Catch::Matchers::Contains("0.0004657 GiB"));
+  setup.chunk_tokens = 32;
+  setup.write_down = sim::WriteDown::through;
+  CHECK_THROWS_AS(with(1'999'990), Error);
+  CHECK(with(2'000'000)->tiers.at(0).chunk_blocks == 2);
+}
+
+TEST_CASE("requests wait for room for what their policy keeps on the host") {
+  sim::CacheProfile profile;
+  profile.heads = {{0.5, 1}};
+  profile.kv_heads = 1;
+  profile.host_share = 0.5;  // of 8 tokens of a prompt: 4000 bytes
+  sim::ServingOptions options = scarce({tier("host", 10'000)});
+  options.replicas.blocks = 100;
+  options.replicas.resident = sim::profiled_cache(profile, 0);
+  options.sample_period = ms;
+  const sim::ServingResult result =
+      serve(options, {request(0, 8, 3), request(0, 8, 3), request(0, 8, 3), request(0, 24, 3)});
+  // Two prompts of 8 tokens in one step: 26 ms; two more steps. The third begins when they have left.
+  CHECK(result.requests.at(1).finish == 46 * ms);
+  CHECK(result.requests.at(2).scheduled == 46 * ms);
+  CHECK(result.requests.at(2).finish == 84 * ms);
+  CHECK(result.requests.at(3).status == sim::RequestStatus::too_long);  // 12'000 bytes
+  const sim::ReplicaTotals& totals = result.replicas.at(0);
+  CHECK(totals.tiers.at(0).peak_bytes == 8000);
+  CHECK(totals.tiers.at(0).down_bytes == 12'000);
+  CHECK(totals.demoted_bytes == 12'000);
+  CHECK(result.series.at(30).tier_bytes[0] == 8000);
+  CHECK(result.series.at(60).tier_bytes[0] == 4000);
+  CHECK(result.series.back().tier_bytes[0] == 0);
 }

@@ -52,6 +52,13 @@ std::vector<std::int32_t> read_tokens(const std::string& path) {
   return tokens;
 }
 
+EngineArguments EngineArguments::exact() {
+  EngineArguments arguments;
+  arguments.settings.cache_type = CacheType::float32;
+  arguments.settings.flash_attention = FlashAttention::off;
+  return arguments;
+}
+
 void EngineArguments::add_to(CLI::App& command) {
   const std::map<std::string, CacheType> caches = {{"f16", CacheType::float16}, {"f32", CacheType::float32}};
   command

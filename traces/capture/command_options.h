@@ -42,6 +42,9 @@ struct EngineArguments {
   std::string gpu_layers = "0";
   int main_gpu = 0;
 
+  /// For measurements of small changes: a float32 cache and plain attention unless told otherwise.
+  static EngineArguments exact();
+
   void add_to(CLI::App& command);
   /// After parsing. Throws Error(invalid_argument).
   [[nodiscard]] EngineSettings complete(const CLI::App& command) const;

@@ -39,7 +39,7 @@ extern "C" {
 /** Version of this interface. A larger second number adds functions, options, roles or fields behind those that
  * there were; a larger first number breaks callers. */
 #define EVICTSIM_CAPTURE_ABI_MAJOR 1
-#define EVICTSIM_CAPTURE_ABI_MINOR 1
+#define EVICTSIM_CAPTURE_ABI_MINOR 2
 
 /** One capture into one directory. */
 typedef struct evictsim_capture evictsim_capture;
@@ -166,6 +166,13 @@ EVICTSIM_CAPTURE_API int32_t evictsim_capture_setting(evictsim_capture* capture,
  * are not captured are passed over. Between the model record and the first step. */
 EVICTSIM_CAPTURE_API int32_t evictsim_capture_weight(evictsim_capture* capture, const DLTensor* tensor, int32_t weight,
                                                      int32_t layer);
+
+/** The texts of the tokens 0 to `tokens` - 1, one behind the other: token t is the bytes from ends[t - 1] (0 for the
+ * first) up to ends[t]; those behind, up to vocab_size, have none. Under the option store_text=1 every token of a
+ * sequence is then stored with its text; without that option nothing is kept of them. Between the model record and the
+ * first step; since version 1.2. */
+EVICTSIM_CAPTURE_API int32_t evictsim_capture_vocabulary(evictsim_capture* capture, const char* bytes,
+                                                         const int64_t* ends, size_t tokens);
 
 /** More about a request, before its first step: "task=...", "span=evidence=tokens:12:20" (repeatable) lines, and
  * `text`, which is stored only under the option store_text=1. Both may be null. */

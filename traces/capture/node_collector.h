@@ -48,6 +48,10 @@ class NodeCollector {
   void set_attention_hook(AttentionHook hook) { hook_ = std::move(hook); }
 
   void begin_step(std::int32_t first_position, std::int32_t count);
+  /// Inside the hook: the residual stream [rows, D] that enters a captured layer; empty where it is not collected.
+  [[nodiscard]] std::span<const float> entering(std::size_t captured) const {
+    return step_.residual[static_cast<std::size_t>(plan_.layers[captured])];
+  }
   /// The rows of the step. Throws what the hook threw, and Error(unsupported) when a node was missing, of another
   /// shape, or when the graph's attention cannot be recomputed from q and k. The logits are not filled in.
   StepRows finish_step();

@@ -22,8 +22,6 @@ class CutKeeper final : public analysis::ForwardingObserver {
   std::vector<sim::PromptCut>& cuts_;
 };
 
-sim::DecodeRows rows_of(const LayerRows& rows) { return {.q = rows.query, .k = rows.key, .v = rows.value}; }
-
 /// False where it changes nothing, so that the engine's own numbers stay.
 bool add(const models::Matrix& change, std::span<float> output) {
   if ((change.array() == 0.0F).all()) return false;
@@ -65,7 +63,7 @@ ClosedRun::ClosedRun(const CapturedModel& model, const Reader& reader, const sim
                      const sim::ReplayOptions& options, OpenLoop& open, const std::set<std::size_t>& policies,
                      const RunControl& control)
     : loop_(reader, 0, plan, options, std::move(open.cuts), policies, *control.stop),
-      continuation_(model, token_ids(reader), reader.sequences().front().prompt_length, control) {
+      continuation_(model, token_ids(reader), reader.sequences().front().prompt_length, loop_.needs_input(), control) {
   const std::vector<std::int32_t> tokens = token_ids(reader);
   const auto vocabulary = static_cast<std::size_t>(model.header().vocab_size);
   reference_.emplace(continuation_.run(), vocabulary,
@@ -79,20 +77,29 @@ ClosedRun::ClosedRun(const CapturedModel& model, const Reader& reader, const sim
   }
 }
 
+sim::DecodeRows ClosedRun::rows_of(std::size_t layer, const LayerRows& rows) const {
+  return {.q = rows.query, .k = rows.key, .v = rows.value, .x = continuation_.layer_input(layer)};
+}
+
 NextTokenChange ClosedRun::run(std::size_t point) {
-  return reference_->compare(continuation_.run([&](std::size_t layer, const LayerRows& rows, std::span<float> output) {
-    return add(loop_.change(point, layer, rows_of(rows)), output);
-  }));
+  for (sim::Index runs = 0; runs <= loop_.decode_rows(); ++runs) {
+    const auto logits = continuation_.run([&](std::size_t layer, const LayerRows& rows, std::span<float> output) {
+      return add(loop_.change(point, layer, rows_of(layer, rows)), output);
+    });
+    if (!loop_.splits_change(point)) return reference_->compare(logits);
+  }
+  throw Error(ErrorCode::policy_failure,
+              "how it splits the budget over layers still changed after as many runs as rows: it looks ahead");
 }
 
 NextTokenChange ClosedRun::run_layer(std::size_t point, std::size_t layer) {
   return reference_->compare(continuation_.run([&](std::size_t at, const LayerRows& rows, std::span<float> output) {
-    return at == layer && add(loop_.change(point, layer, rows_of(rows)), output);
+    return at == layer && add(loop_.change(point, layer, rows_of(layer, rows)), output);
   }));
 }
 
 bool ClosedRun::overwrite(std::size_t layer, const LayerRows& rows, std::span<float> output) {
-  const models::Matrix attention = loop_.attention(layer, rows_of(rows));
+  const models::Matrix attention = loop_.attention(layer, rows_of(layer, rows));
   std::copy_n(attention.data(), attention.size(), output.begin());
   return true;
 }

@@ -46,7 +46,7 @@ class ClosedRun {
             const RunControl& control);
 
   [[nodiscard]] const sim::ClosedLoop& loop() const { return loop_; }
-  /// Every layer cut as the point says.
+  /// Every layer cut as the point says. Throws Error(policy_failure) where its budgets by layer do not settle.
   [[nodiscard]] NextTokenChange run(std::size_t point);
   /// One layer cut alone.
   [[nodiscard]] NextTokenChange run_layer(std::size_t point, std::size_t layer);
@@ -55,6 +55,7 @@ class ClosedRun {
   [[nodiscard]] NextTokenChange run_layer_uncut(std::size_t layer);
 
  private:
+  [[nodiscard]] sim::DecodeRows rows_of(std::size_t layer, const LayerRows& rows) const;
   bool overwrite(std::size_t layer, const LayerRows& rows, std::span<float> output);
 
   sim::ClosedLoop loop_;

@@ -11,9 +11,9 @@ EngineSettings with_room_for(EngineSettings engine, std::size_t rows) {
   return engine;
 }
 
-CollectorPlan attention_alone(const CapturedModel& model) {
+CollectorPlan attention_of(const CapturedModel& model, bool with_input) {
   CollectorPlan plan = model.collector_plan();
-  plan.residual = false;
+  plan.residual = with_input;
   plan.attention_output = false;
   return plan;
 }
@@ -21,10 +21,10 @@ CollectorPlan attention_alone(const CapturedModel& model) {
 }  // namespace
 
 Continuation::Continuation(const CapturedModel& model, std::span<const std::int32_t> tokens, std::int32_t prompt_length,
-                           const RunControl& control)
+                           bool with_input, const RunControl& control)
     : rows_(tokens.begin() + prompt_length, tokens.end()),
       prompt_length_(prompt_length),
-      collector_(attention_alone(model)),
+      collector_(attention_of(model, with_input)),
       context_(model.model(), with_room_for(model.engine(), rows_.size()), static_cast<std::int32_t>(tokens.size()),
                &collector_) {
   read_prompt(tokens.first(static_cast<std::size_t>(prompt_length)), model.engine().ubatch, control);

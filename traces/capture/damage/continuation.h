@@ -16,9 +16,10 @@ namespace evictsim::traces::capture {
 class Continuation {
  public:
   /// Reads the prompt, `tokens` up to `prompt_length`. Every layer must be captured; `model` must outlive this.
+  /// `with_input`: what enters layers is collected too.
   /// Throws Error: interrupted, and what the engine does.
   Continuation(const CapturedModel& model, std::span<const std::int32_t> tokens, std::int32_t prompt_length,
-               const RunControl& control);
+               bool with_input, const RunControl& control);
   Continuation(const Continuation&) = delete;
   Continuation& operator=(const Continuation&) = delete;
 
@@ -26,6 +27,8 @@ class Continuation {
   /// Throws what `hook` throws, and Error(unsupported) when the engine cannot take entries out of its cache, or does
   /// not let attention output be written.
   std::span<const float> run(const AttentionHook& hook = {});
+  /// Inside the hook: what enters a layer, [R, D]; empty unless collected.
+  [[nodiscard]] std::span<const float> layer_input(std::size_t layer) const { return collector_.entering(layer); }
 
  private:
   void read_prompt(std::span<const std::int32_t> prompt, int step, const RunControl& control);

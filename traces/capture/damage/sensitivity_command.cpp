@@ -27,7 +27,7 @@ What is measured, and how long it takes: docs/capture.md. Exit status: 0 done, 1
 
 struct Arguments {
   SensitivityPlan plan;
-  EngineArguments engine;
+  EngineArguments engine = EngineArguments::exact();
   TextArguments texts;
   std::string trace, output, csv;
 };
@@ -88,8 +88,6 @@ void add_sensitivity_command(CLI::App& app, int& status) {
   auto* command = app.add_subcommand("sensitivity", "Measures how much the attention error of each layer matters");
   command->footer(footer);
   const auto arguments = std::make_shared<Arguments>();
-  arguments->engine.settings.cache_type = CacheType::float32;
-  arguments->engine.settings.flash_attention = FlashAttention::off;
   command->add_option("--model", arguments->plan.model, "GGUF model file")->required();
   arguments->texts.add_to(*command,
                           "kinds of text made out of the files: prose, copy (a part is repeated), facts (planted, and "

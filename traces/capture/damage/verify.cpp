@@ -20,14 +20,27 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-const VerifyPlan& checked(const VerifyPlan& plan) {
-  for (const policies::Policy& policy : plan.points.policies) {
-    const std::string refusal = sim::closed_loop_refusal(policy);
-    if (refusal.empty()) continue;
-    throw Error(ErrorCode::invalid_argument, "cannot run in the model: it " + refusal,
-                {.parameter = "policy", .value = policy.name});
+/// Takes policies that cannot run out of the plan, and says why.
+std::vector<std::pair<std::string, std::string>> take_refused(sim::ReplayPlan& plan) {
+  std::vector<std::pair<std::string, std::string>> refused;
+  sim::ReplayPlan rest;
+  for (std::size_t policy = 0; policy < plan.policies.size(); ++policy) {
+    const std::string why = sim::closed_loop_refusal(plan.policies[policy]);
+    if (!why.empty()) {
+      refused.emplace_back(plan.policies[policy].name, why);
+      continue;
+    }
+    for (const sim::ReplayPoint& point : plan.points) {
+      if (point.policy == policy) rest.points.push_back({rest.policies.size(), point.budget});
+    }
+    rest.policies.push_back(plan.policies[policy]);
   }
-  return plan;
+  if (rest.policies.empty() && !refused.empty()) {
+    throw Error(ErrorCode::invalid_argument, "cannot run in the model: it " + refused.front().second,
+                {.parameter = "policy", .value = refused.front().first});
+  }
+  plan = std::move(rest);
+  return refused;
 }
 
 bool any_needs_input(const VerifyPlan& plan) {
@@ -38,14 +51,18 @@ bool any_needs_input(const VerifyPlan& plan) {
 }  // namespace
 
 Verification::Verification(VerifyPlan plan)
-    : plan_(std::move(plan)), model_(plan_.model, checked(plan_).engine, everything(any_needs_input(plan_))) {}
+    : plan_(std::move(plan)),
+      refused_(take_refused(plan_.points)),
+      model_(plan_.model, plan_.engine, everything(any_needs_input(plan_))) {}
 
 void Verification::run(const SequencePlan& text, VerifyObserver& observer, const std::atomic<bool>& stop) const {
   const tbb::global_control limit(tbb::global_control::max_allowed_parallelism,
                                   static_cast<std::size_t>(plan_.engine.threads));
   sim::ReplayPlan plan{.policies = plan_.points.policies, .points = {}};
   std::copy_if(plan_.points.points.begin(), plan_.points.points.end(), std::back_inserter(plan.points),
-               [&](const sim::ReplayPoint& point) { return !observer.is_known(text.id, point); });
+               [&](const sim::ReplayPoint& point) {
+                 return !observer.is_known(text.id, plan.policies[point.policy].name, point.budget.text());
+               });
   if (plan.points.empty()) return;
   const RunControl control{.progress = {}, .stop = &stop};
   const CapturedText captured(model_, text, plan_.trace_directory, control);

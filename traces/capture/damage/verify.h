@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "analysis/damage/truth_file.h"
@@ -29,7 +30,7 @@ class VerifyObserver {
  public:
   virtual ~VerifyObserver() = default;
   /// Whether this row is known already.
-  virtual bool is_known(const std::string& text, const sim::ReplayPoint& point) = 0;
+  virtual bool is_known(const std::string& text, const std::string& policy, const std::string& budget) = 0;
   /// The text was recorded and replayed; `uncut`: nothing cut, attention computed by the replay's code. What the
   /// engine's rounding does with it bounds how small a KL can be told.
   virtual void began(const std::string& text, const NextTokenChange& uncut) = 0;
@@ -41,8 +42,10 @@ class VerifyObserver {
 /// A loaded model and the policies that run in it.
 class Verification {
  public:
-  /// Loads the model and checks it. Throws Error; invalid_argument names a policy that cannot run in a model.
+  /// Loads the model and checks it. Throws Error; invalid_argument where no policy can run in a model.
   explicit Verification(VerifyPlan plan);
+  /// Policies of the plan that cannot run in a model, which `run` leaves out: (name, why).
+  [[nodiscard]] const std::vector<std::pair<std::string, std::string>>& refused() const { return refused_; }
   [[nodiscard]] const CapturedModel& model() const { return model_; }
   /// Runs one text, called by its `id`, in the plan's order of points. Throws Error(interrupted) once `stop` is set,
   /// and what the engine does.
@@ -50,6 +53,7 @@ class Verification {
 
  private:
   VerifyPlan plan_;
+  std::vector<std::pair<std::string, std::string>> refused_;
   CapturedModel model_;
 };
 

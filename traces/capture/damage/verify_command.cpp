@@ -33,7 +33,7 @@ Exit status: 0 done, 1 bad input or a point failed, 2 bad usage, 130 interrupted
 
 struct Arguments {
   VerifyPlan plan;
-  EngineArguments engine;
+  EngineArguments engine = EngineArguments::exact();
   TextArguments texts;
   SequencePlan sequence;  ///< of prompts that are taken whole
   std::vector<std::string> policies, budgets;
@@ -44,8 +44,7 @@ struct Arguments {
 /// Rows into the CSV file, a line about each to the terminal.
 class Rows final : public VerifyObserver {
  public:
-  Rows(const Arguments& arguments, const sim::ReplayPlan& plan, const Header& header)
-      : plan_(plan), model_(header.model) {
+  Rows(const Arguments& arguments, const Header& header) : model_(header.model) {
     const std::vector<std::string> columns = analysis::truth_column_names(header.layers);
     std::error_code ignored;
     if (arguments.resume && std::filesystem::exists(arguments.csv, ignored)) {
@@ -58,8 +57,8 @@ class Rows final : public VerifyObserver {
     }
   }
 
-  bool is_known(const std::string& text, const sim::ReplayPoint& point) override {
-    return known_.contains({model_, text, plan_.policies[point.policy].name, point.budget.text()});
+  bool is_known(const std::string& text, const std::string& policy, const std::string& budget) override {
+    return known_.contains({model_, text, policy, budget});
   }
   void began(const std::string& text, const NextTokenChange& uncut) override {
     fmt::print("{}: nothing cut, attention by the replay's code: KL {:.1e}\n", text, uncut.kl);
@@ -94,7 +93,6 @@ class Rows final : public VerifyObserver {
     }
   }
 
-  const sim::ReplayPlan& plan_;
   std::string model_;
   bool any_failed_ = false;
   std::size_t rows_ = 0;
@@ -152,7 +150,7 @@ int run(Arguments& arguments, const CLI::App& command) {
   const Verification verification(arguments.plan);
   const std::vector<SequencePlan> texts = texts_of(arguments, verification.model().model());
   require_texts(texts);
-  Rows rows(arguments, arguments.plan.points, verification.model().header());
+  Rows rows(arguments, verification.model().header());
   const StopOnSignal signals;
   try {
     for (const SequencePlan& text : texts) verification.run(text, rows, StopOnSignal::requested());
@@ -162,6 +160,9 @@ int run(Arguments& arguments, const CLI::App& command) {
     return interrupted_status;
   }
   fmt::print("{}: {} new rows\n", arguments.csv, rows.rows());
+  for (const auto& [policy, why] : verification.refused()) {
+    fmt::print(stderr, "evictsim-capture: {} was not run: it {}\n", policy, why);
+  }
   return rows.any_failed() ? 1 : 0;
 }
 
@@ -171,8 +172,6 @@ void add_verify_command(CLI::App& app, int& status) {
   auto* command = app.add_subcommand("verify", "Runs a GGUF model under eviction policies and says what they cost it");
   command->footer(footer);
   const auto arguments = std::make_shared<Arguments>();
-  arguments->engine.settings.cache_type = CacheType::float32;
-  arguments->engine.settings.flash_attention = FlashAttention::off;
   command->add_option("--model", arguments->plan.model, "GGUF model file")->required();
   arguments->texts.add_to(*command,
                           "make prompts out of the files: prose, copy (a part is repeated), facts (planted, and asked "

@@ -11,6 +11,7 @@
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "traces/capture/evictsim_capture.h"
 #include "traces/capture/sink/sink.h"
@@ -177,6 +178,25 @@ std::int32_t evictsim_capture_setting(evictsim_capture* capture, const char* nam
 std::int32_t evictsim_capture_weight(evictsim_capture* capture, const DLTensor* tensor, std::int32_t weight,
                                      std::int32_t layer) {
   return with_sink(capture, [&](Sink& sink) { sink.add_weight(tensor, weight, layer); });
+}
+
+std::int32_t evictsim_capture_vocabulary(evictsim_capture* capture, const char* bytes, const std::int64_t* ends,
+                                         size_t tokens) {
+  return with_sink(capture, [&](Sink& sink) {
+    if (bytes == nullptr) throw null_argument("bytes");
+    if (ends == nullptr) throw null_argument("ends");
+    std::vector<std::string> texts;
+    std::int64_t first = 0;
+    for (const std::int64_t end : std::span(ends, tokens)) {
+      if (end < first) {
+        throw Error(ErrorCode::invalid_argument, "must not decrease, from 0 on",
+                    {.file = {}, .dataset = {}, .parameter = "ends", .value = std::to_string(end)});
+      }
+      texts.emplace_back(bytes + first, bytes + end);
+      first = end;
+    }
+    sink.set_vocabulary(std::move(texts));
+  });
 }
 
 std::int32_t evictsim_capture_describe_request(evictsim_capture* capture, const char* request_id,

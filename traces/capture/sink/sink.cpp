@@ -29,6 +29,7 @@ Error bad_range(const evictsim_capture_rows& range, const std::string& rule) {
 
 Sink::Sink(const std::filesystem::path& directory, CaptureOptions options)
     : options_(std::move(options)), directory_(directory, options_) {
+  if (options_.store_text) token_text_ = options_.token_text;
   pool_ = std::make_unique<WriterPool>(options_.threads, options_.queue_bytes, [this] {
     // Waiting for the lock would stop a writer that its holder may wait for.
     const std::unique_lock lock(mutex_, std::try_to_lock);
@@ -96,6 +97,22 @@ void Sink::add_setting(const std::string& name, const std::string& value) {
                 {.file = {}, .dataset = {}, .parameter = "name", .value = name});
   }
   model_.stored.extra[name] = value;
+}
+
+void Sink::set_vocabulary(std::vector<std::string> texts) {
+  const std::lock_guard lock(mutex_);
+  require_model();
+  if (has_begun_) throw WrongOrder("the vocabulary comes before the first step");
+  if (texts.size() > static_cast<std::size_t>(model_.pushed.vocab_size)) {
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("must be at most the {} of vocab_size", model_.pushed.vocab_size),
+                {.file = {}, .dataset = {}, .parameter = "tokens", .value = std::to_string(texts.size())});
+  }
+  if (!options_.store_text) return;
+  token_text_ = [texts = std::move(texts)](std::int32_t token) {
+    const auto place = static_cast<std::size_t>(token);
+    return place < texts.size() ? texts[place] : std::string();
+  };
 }
 
 /// Of a request whose first step has not come.
@@ -375,8 +392,7 @@ void Sink::end_request(Request& request) {
           writer.write(std::move(chunk));
           return true;
         },
-        [this](std::int32_t token) { return cipher_ ? (*cipher_)(token) : token; },
-        options_.store_text ? options_.token_text : nullptr);
+        [this](std::int32_t token) { return cipher_ ? (*cipher_)(token) : token; }, token_text_);
     losses.passes = end.lost_passes;
     losses.last = recording.last_loss();
     counters_.dropped_passes += static_cast<std::uint64_t>(losses.passes);

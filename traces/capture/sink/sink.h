@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -46,6 +47,8 @@ class Sink final : public RowReceiver {
   void set_model(Header header);
   void add_setting(const std::string& name, const std::string& value);
   void add_weight(const DLTensor* tensor, std::int32_t weight, std::int32_t layer);
+  /// Texts by token id, for store_text; tokens behind them have none.
+  void set_vocabulary(std::vector<std::string> texts);
   void describe_request(const std::string& request_id, const char* attributes, const char* text);
   /// The same from `info`: its task, text and spans.
   void describe_request(const std::string& request_id, SequenceInfo info);
@@ -131,6 +134,7 @@ class Sink final : public RowReceiver {
   ModelRecord model_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<TokenCipher> cipher_;
+  std::function<std::string(std::int32_t)> token_text_;  ///< empty: unknown, or not to be stored
   std::unique_ptr<ShardSet> shards_;
   std::unique_ptr<WriterPool> pool_;
   std::unique_ptr<DeviceCopier> copier_;

@@ -82,12 +82,3 @@ export async function embeddedReport(element) {
   const text = element.textContent;
   return JSON.parse(element.dataset.encoding === 'deflate' ? await inflate(bytesOfBase64(text)) : text);
 }
-
-/// Why a section, or a part of it, is missing; null where it is there.
-export function whyMissing(report, section, part = null, run = null) {
-  const found = (report.missing ?? [])
-                    .find(
-                        (entry) => entry.section === section && (entry.part ?? null) === part &&
-                            (run === null || entry.run === null || entry.run === undefined || entry.run === run));
-  return found ? found.why : null;
-}

@@ -1,6 +1,4 @@
 // Builds elements. Text always enters as text: what traces hold is never read as markup.
-import {sentence} from './format.js';
-
 /// element('p', {class: 'note', onclick: f}, 'text', child, ...); null children are left out.
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -55,9 +53,8 @@ export function slider(label, names, place, changed) {
                  }, element('span', {}, `${label}: `, output)), input);
 }
 
-export function notice(text) {
-  return element('p', {class: 'notice'}, sentence(text));
-}
+/// One or several lines that stand out.
+export const notice = (...lines) => element('div', {class: 'notice'}, lines.map((line) => element('p', {}, line)));
 
 /// Hands the user a file.
 export function download(name, blob) {

@@ -1,10 +1,10 @@
 // A chart in a card: drawn when it comes near the window, again when its width or the theme changes, and downloaded as
 // SVG or PNG.
 import {countMarks, viewOf} from './chart.js';
-import {download, element, freshId} from './elements.js';
+import {download, element} from './elements.js';
 import {themes} from './palette.js';
 import {csvButton, valuesBelow} from './table.js';
-import {currentTheme, whenThemeChanges} from './theme.js';
+import {currentTheme, onPaper, whenThemeChanges} from './theme.js';
 
 const figures = new Set();
 
@@ -38,26 +38,31 @@ function showTip(handler, event, item, value) {
 }
 
 class Figure {
-  /// name: of downloads; build({theme, width, paper}): the specification; describe(): one sentence for those who do not
-  /// see it; csv(): {columns, rows}; clicked(datum): a mark was clicked; canvas: for many marks.
+  /// name: of downloads; title, note: texts, or functions that give the text for what is shown now; build({theme,
+  /// width, paper}): the specification; describe(): one sentence for those who do not see it, if the title is not
+  /// enough; csv(): {columns, rows}; clicked(datum): a mark was clicked; canvas: for many marks.
   constructor(
-      {name, title, note = null, build, describe, csv, clicked = null, canvas = false, controls = [], below = []}) {
-    Object.assign(this, {name, build, describe, csv, clicked, canvas});
+      {name, title, note = '', build, describe, csv, clicked = null, canvas = false, controls = [], below = []}) {
+    const now = (text) => (typeof text === 'function' ? text : () => text);
+    Object.assign(this, {name, build, csv, clicked, canvas, titleNow: now(title), noteNow: now(note)});
+    this.describe = describe ?? this.titleNow;
     this.view = null;
     this.due = false;
-    this.title = element('h3', {id: freshId('figure')}, title);
-    this.chart = element('div', {class: 'chart', role: 'img', 'aria-labelledby': this.title.id});
+    this.title = element('h3', {});
+    this.chart = element('div', {class: 'chart'});
     this.chart.figure = this;
     const button = (label, run) =>
         element('button', {type: 'button', 'aria-label': `Download ${name} as ${label}`, onclick: run}, label);
     this.tools = element(
         'div', {class: 'tools'}, button('SVG', () => this.saveVector()), button('PNG', () => this.saveImage()),
-        csv ? csvButton(name, () => this.csv()) : null);
-    this.note = element('figcaption', {hidden: note === null}, note ?? '');
+        csvButton(name, () => this.csv()));
+    this.note = element('figcaption', {});
+    const shown = controls.filter((control) => control !== null);
     this.root = element(
         'figure', {class: 'card', 'data-figure': name}, element('div', {class: 'head'}, this.title, this.tools),
-        this.note, controls.length > 0 ? element('div', {class: 'controls'}, controls) : null, this.chart, below,
-        csv ? valuesBelow(title, () => this.csv()) : null);
+        this.note, shown.length > 0 ? element('div', {class: 'controls'}, shown) : null, this.chart, below,
+        valuesBelow(this.titleNow(), () => this.csv()));
+    this.say();
     figures.add(this);
     near.observe(this.chart);
     resized.observe(this.chart);
@@ -74,15 +79,6 @@ class Figure {
     if (!this.due || width === 0 || width === this.drawnWidth) return;
     clearTimeout(this.fitting);
     this.fitting = setTimeout(() => this.draw(), 120);
-  }
-
-  setTitle(text) {
-    this.title.textContent = text;
-  }
-
-  setNote(text) {
-    this.note.textContent = text ?? '';
-    this.note.hidden = !text;
   }
 
   /// Draws what the figure's data is now, if it has been drawn before.
@@ -105,16 +101,18 @@ class Figure {
     if (width === 0) return;
     this.drawnWidth = width;
     const theme = currentTheme();
-    const spec = this.build({theme, width, paper: false});
+    const paper = onPaper();
+    const spec = this.build({theme, width, paper});
     this.view?.finalize();
     this.view = null;
     if (spec === null) {
       this.chart.replaceChildren(element('p', {class: 'note'}, 'No value to draw for this choice.'));
-      this.chart.dataset.marks = '0';
+      this.say();
       return;
     }
     this.chart.replaceChildren();
-    this.view = viewOf(spec, theme, {renderer: this.canvas ? 'canvas' : 'svg', hover: true, container: this.chart});
+    const renderer = this.canvas && !paper ? 'canvas' : 'svg';
+    this.view = viewOf(spec, theme, {renderer, hover: true, container: this.chart});
     this.view.tooltip(showTip);
     if (this.clicked) {
       this.view.addEventListener('click', (event, item) => {
@@ -132,9 +130,15 @@ class Figure {
     this.say();
   }
 
+  /// The words around the chart, for what it shows now.
   say() {
-    this.chart.dataset.marks = String(countMarks(this.view));
+    this.title.textContent = this.titleNow();
+    this.note.textContent = this.noteNow();
+    this.note.hidden = this.note.textContent === '';
+    // Vega makes a document of marks out of it; for those who do not see it, the sentence and the values say more.
+    this.chart.setAttribute('role', 'img');
     this.chart.setAttribute('aria-label', this.describe());
+    if (this.due) this.chart.dataset.marks = String(this.view ? countMarks(this.view) : 0);
   }
 
   paperView() {

@@ -37,8 +37,8 @@ function* runFigures(run) {
     }
   }
   const b = usualBudget(run);
-  const p = usualPolicy(run, 'output_error', b);
-  const chosen = standingOut(run, 'output_error');
+  const p = usualPolicy(run, b);
+  const chosen = standingOut(run);
   for (const metric of run.where?.by_head ?? [])
     yield [`layer_head_${metric.name}`, headMapSpec(run, {metric: metric.name, p, b}, options)];
   for (const metric of run.where?.by_step?.metrics ?? [])
@@ -59,7 +59,10 @@ function* runFigures(run) {
 }
 
 function* planFigures(plan) {
-  for (const [i, one] of plan.frontiers.entries()) yield [`frontier_${i + 1}`, frontierSpec(plan, one, options)];
+  for (const [i, one] of plan.frontiers.entries()) {
+    for (const [m, measure] of one.measures.entries())
+      yield [`frontier_${i + 1}${m === 0 ? '' : `_${measure.error}`}`, frontierSpec(plan, one, measure, options)];
+  }
   if (plan.loads.length > 0 && latencies(plan).length > 0) {
     for (const {column} of latencies(plan)) yield [`load_${column}`, loadSpec(plan, {column, log: true}, options)];
   }

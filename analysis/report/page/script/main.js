@@ -1,8 +1,8 @@
 // Lays out the report: headings at once, sections one after the other, charts when they come near.
-import {embeddedReport, whyMissing} from './data.js';
+import {embeddedReport} from './data.js';
 import {element, notice} from './elements.js';
 import {startFigures} from './figure.js';
-import {visible} from './format.js';
+import {sentence, visible} from './format.js';
 import {prepare} from './prepare.js';
 import {curvesSection} from './sections/curves.js';
 import {dilutionSection} from './sections/dilution.js';
@@ -14,64 +14,51 @@ import {tokensSection} from './sections/tokens.js';
 import {whereSection} from './sections/where.js';
 import {startTheme} from './theme.js';
 
-const perRun = (report, key, why, make) => {
-  if (report.runs.length === 0) return [notice(whyMissing(report, key) ?? why)];
-  return report.runs.flatMap(
-      (run, r) => [report.runs.length > 1 ? element('h3', {}, run.shownName) : null, ...make(report, run, r)]);
+/// What a section lacks and why, of the report as a whole or of one of its runs or plans.
+function absences(report, section, kind = null, place = null) {
+  const concerns = (entry) => entry.section === section &&
+      ['run', 'plan'].every((one) => (entry[one] ?? null) === (one === kind ? place : null));
+  return report.missing.filter(concerns).map(
+      ({part, why}) => visible(sentence(part ? `${part.replaceAll('_', ' ')} not shown: ${why}` : why)));
+}
+
+/// A section's parts for every run, or plan, of the report.
+const forEach = (kind, parts) => (report, section) => {
+  const all = report[`${kind}s`];
+  return all.flatMap((one, i) => {
+    const absent = absences(report, section, kind, i);
+    return [
+      all.length > 1 ? element('h3', {}, one.shownName) : null, ...parts(one),
+      absent.length > 0 ? notice(...absent) : null
+    ];
+  });
 };
 
-const noRun = 'No run file was given, so nothing was replayed.';
-
+// Identifier, title, what it is about, and what gives its parts.
 const sections = [
-  {id: 'summary', title: 'Summary', make: (report) => summarySection(report)},
-  {
-    id: 'curves',
-    title: 'Error and budget',
-    lead: 'What each policy costs in quality, at every budget.',
-    make: (report) => perRun(report, 'curves', noRun, curvesSection)
-  },
-  {
-    id: 'where',
-    title: 'Where it hurts',
-    lead: 'Layers, heads, steps and positions.',
-    make: (report) => perRun(report, 'where', noRun, whereSection)
-  },
-  {
-    id: 'tokens',
-    title: 'Tokens',
-    lead: 'Which tokens survive, and which were evicted too early.',
-    make: (report) => perRun(report, 'tokens', noRun, tokensSection)
-  },
-  {
-    id: 'dilution',
-    title: 'Dilution',
-    lead: 'Attention on useful, distracting and sink tokens, before and after.',
-    make: (report) => perRun(report, 'dilution', noRun, dilutionSection)
-  },
-  {
-    id: 'memory',
-    title: 'Memory and tiers',
-    lead: 'What is kept where, what moves, and how much is cut while decoding.',
-    make: (report) => perRun(report, 'memory', noRun, memorySection)
-  },
-  {
-    id: 'plan',
-    title: 'Plan',
-    lead: 'Throughput, latency, memory and cost of a server under each policy.',
-    make: (report) =>
-        (report.plans.length === 0 ? [notice(whyMissing(report, 'plan') ?? 'No plan file was given.')] :
-                                     report.plans.flatMap(
-                                         (plan, p) =>
-                                             [report.plans.length > 1 ? element('h3', {}, plan.shownName) : null,
-                                              ...planSection(report, plan, p)]))
-  },
-  {
-    id: 'provenance',
-    title: 'Provenance',
-    lead: 'Command lines, versions, checksums and seeds.',
-    make: (report) => provenanceSection(report)
-  },
+  ['summary', 'Summary', null, summarySection],
+  ['curves', 'Error and budget', 'What each policy costs in quality, at every budget.', forEach('run', curvesSection)],
+  ['where', 'Where it hurts', 'Layers, heads, steps and positions.', forEach('run', whereSection)],
+  ['tokens', 'Tokens', 'Which tokens survive, and which were evicted too early.', forEach('run', tokensSection)],
+  [
+    'dilution', 'Dilution', 'Attention on useful, distracting and sink tokens, before and after.',
+    forEach('run', dilutionSection)
+  ],
+  [
+    'memory', 'Memory and tiers', 'What is kept where, what moves, and how much is cut while decoding.',
+    forEach('run', memorySection)
+  ],
+  ['plan', 'Plan', 'Throughput, latency, memory and cost of a server under each policy.', forEach('plan', planSection)],
+  ['provenance', 'Provenance', 'Command lines, versions, checksums and seeds.', provenanceSection],
 ];
+
+/// Everything below a section's heading; never nothing.
+function contentOf(report, section, make) {
+  const parts = make(report, section).filter((part) => part !== null && part !== undefined);
+  const absent = absences(report, section);
+  if (absent.length > 0) parts.push(notice(...absent));
+  return parts.length > 0 ? parts : [notice('The files of this report hold nothing for this section.')];
+}
 
 const afterPaint = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
 
@@ -98,7 +85,7 @@ async function start() {
   document.getElementById('loading').remove();
   document.getElementById('version').textContent = `evictsim ${report.evictsim_version}`;
   const links = new Map();
-  const holders = sections.map(({id, title, lead}) => {
+  const holders = sections.map(([id, title, lead]) => {
     const link = element('a', {href: `#${id}`}, title);
     links.set(id, link);
     document.getElementById('contents').append(element('li', {}, link));
@@ -108,9 +95,9 @@ async function start() {
     main.append(holder);
     return holder;
   });
-  for (let s = 0; s < sections.length; ++s) {
+  for (const [s, [id, , , make]] of sections.entries()) {
     try {
-      holders[s].append(...sections[s].make(report).filter((part) => part !== null && part !== undefined));
+      holders[s].append(...contentOf(report, id, make));
     } catch (error) {
       console.error(error);
       holders[s].append(notice(`This section cannot be drawn: ${error.message}`));

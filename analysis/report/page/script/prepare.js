@@ -19,6 +19,7 @@ export function prepare(report) {
   report.files ??= [];
   for (const run of report.runs) {
     run.shownName = visible(run.name);
+    for (const budget of run.budgets) budget.text = visible(budget.text);
     const names = shownNames(run.policies.map((policy) => policy.name));
     run.policies.forEach((policy, p) => {
       policy.shown = names[p];
@@ -26,7 +27,7 @@ export function prepare(report) {
   }
   for (const plan of report.plans) {
     plan.shownName = visible(plan.name);
-    plan.shown = plan.labels.map((label) => shorten(visible(label), 80));
+    plan.shown = shownNames(plan.labels);
     for (const key of ['slo', 'frontiers', 'loads', 'over_time', 'kv_budgets']) plan[key] ??= [];
     for (const load of plan.loads) load.shown = visible(load.title);
     for (const one of plan.kv_budgets) {

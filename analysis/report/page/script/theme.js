@@ -16,22 +16,28 @@ export function whenThemeChanges(callback) {
 
 const changed = () => listeners.forEach((callback) => callback());
 
-/// Paper is light, whatever the screen is.
-function printInLight() {
+/// Whether the page is being printed.
+export const onPaper = () => 'paper' in document.documentElement.dataset;
+
+/// Paper is light, whatever the screen is, and narrower (style.css).
+function printOnPaper() {
+  const root = document.documentElement.dataset;
   let before = null;
   window.addEventListener('beforeprint', () => {
-    before = document.documentElement.dataset.theme;
-    document.documentElement.dataset.theme = 'light';
+    before = root.theme;
+    root.theme = 'light';
+    root.paper = '';
     changed();
   });
   window.addEventListener('afterprint', () => {
-    document.documentElement.dataset.theme = before;
+    root.theme = before;
+    delete root.paper;
     changed();
   });
 }
 
 export function startTheme(button) {
-  printInLight();
+  printOnPaper();
   prefersDark().addEventListener('change', changed);
   button.addEventListener('click', () => {
     document.documentElement.dataset.theme = currentTheme().name === 'dark' ? 'light' : 'dark';

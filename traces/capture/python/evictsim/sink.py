@@ -6,10 +6,11 @@ Arrays are anything that speaks DLPack: NumPy, torch, CuPy, JAX. Neither torch n
 import ctypes
 import os
 import warnings
+from itertools import accumulate
 from pathlib import Path
 from typing import Iterable, NamedTuple, Optional, Sequence
 
-ABI_MAJOR, ABI_MINOR = 1, 1
+ABI_MAJOR, ABI_MINOR = 1, 2
 
 ROLES = {
     name: number
@@ -129,6 +130,7 @@ def _load_library():
         "open": [text, text, ctypes.c_uint32, ctypes.POINTER(handle)],
         "model": [handle, text],
         "weight": [handle, handle, number, number],
+        "vocabulary": [handle, text, ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t],
         "describe_request": [handle, text, text, text],
         "begin_step": [handle, ctypes.POINTER(_Rows), ctypes.c_size_t],
         "push": [handle, handle, number, number, handle],
@@ -236,6 +238,11 @@ class Sink:
         capsule, tensor = _dl_tensor(array)
         self._check(library().evictsim_capture_weight(self._open_handle(), tensor, WEIGHTS[name], layer))
         del capsule
+
+    def vocabulary(self, texts: Sequence[bytes]):
+        """The bytes of every token id, for `store_text`."""
+        ends = (ctypes.c_int64 * len(texts))(*accumulate(map(len, texts)))
+        self._check(library().evictsim_capture_vocabulary(self._open_handle(), b"".join(texts), ends, len(texts)))
 
     def describe_request(self, request_id: str, *, task: Optional[str] = None, text: Optional[str] = None, spans=()):
         """`spans`: (kind, first token, end token)."""

@@ -18,6 +18,7 @@ from evictsim.distributions import reduce_rows
 from evictsim.model_facts import LogitRule, find_modules, model_record, weights
 from evictsim.sink import CaptureError, Sink
 from evictsim.token_rows import Batches, new_entries, real_tokens
+from evictsim.token_texts import token_texts
 
 _CHUNK = 256  # rows whose logits are held at once
 _LOGIT_CHANNELS = {"entropy", "entropy_top", "logprob"}
@@ -66,16 +67,27 @@ class Capture:
     - `end_tokens`: token ids that end a sequence of a batch; the model's own by default,
     - `on_error`: "raise" an error of the capture out of the model's call, or "stop" the capture with a warning,
     - `unembedding`: also record the output embedding,
+    - `tokenizer`: the model's; under store_text=True every token is then stored with its text,
     - `sensitivity`: of the model's layers, as evictsim.sensitivity measures it, to be part of the trace.
     """
 
     def __init__(
-        self, model, directory, *, end_tokens=None, on_error="raise", unembedding=False, sensitivity=None, **options
+        self,
+        model,
+        directory,
+        *,
+        end_tokens=None,
+        on_error="raise",
+        unembedding=False,
+        tokenizer=None,
+        sensitivity=None,
+        **options,
     ):
         if on_error not in ("raise", "stop"):
             raise CaptureError('on_error must be "raise" or "stop"')
         self._model, self._directory, self._options = model, directory, options
         self._on_error, self._unembedding, self._sensitivity = on_error, unembedding, sensitivity
+        self._tokenizer = tokenizer
         if end_tokens is None:
             end_tokens = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         self._end_tokens = {end_tokens} if isinstance(end_tokens, int) else set(end_tokens or ())
@@ -114,6 +126,8 @@ class Capture:
             self._sink.model(**record)
             for array, name, layer in weights(modules, "norm_kind" in record, self._unembedding):
                 self._sink.weight(array, name, layer)
+            if self._tokenizer is not None:
+                self._sink.vocabulary(token_texts(self._tokenizer, record["vocab_size"]))
             self._install(modules, undo)
             self._undo = undo.pop_all()
         return self

@@ -140,6 +140,8 @@ class EngineCapture:
         self._sink.model(**record)
         for array, kind, layer in vllm_facts.weights(layers, "norm_kind" in record):
             self._sink.weight(array, kind, layer)
+        if self._options.get("store_text") == "1":
+            self._sink.vocabulary(vllm_facts.texts_of_tokens(config.model_config, record["vocab_size"]))
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
 

@@ -5,6 +5,7 @@ import re
 import torch
 
 from evictsim.sink import CaptureError
+from evictsim.token_texts import token_texts
 
 
 def layer_index(name: str) -> int:
@@ -141,12 +142,28 @@ def model_record(vllm_config, model, rank: int, ranks: int, version: str):
     return attributes, layers
 
 
+def texts_of_tokens(model_config, vocabulary: int) -> list:
+    """By the tokenizer that the server was given."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_config.tokenizer,
+            revision=model_config.tokenizer_revision,
+            trust_remote_code=model_config.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise CaptureError(f"no tokenizer for store_text=1: {error}") from error
+    return token_texts(tokenizer, vocabulary)
+
+
 def weights(layers, has_norms: bool):
     """(array in host memory, name, layer): this rank's columns of W_O, and the norms before attention."""
     for index, layer in enumerate(layers):
         projection = getattr(layer.self_attn, "o_proj", None)
         weight = getattr(projection, "weight", None)
-        if weight is not None and weight.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        # Quantised ones have other types, and the CPU backend puts another form of the weight in its place.
+        if weight is not None and weight.ndim == 2 and weight.dtype in (torch.float32, torch.float16, torch.bfloat16):
             yield weight.detach().cpu().contiguous(), "w_o", index
         if has_norms:
             yield layer.input_layernorm.weight.detach().cpu().contiguous(), "input_norm", index

@@ -3,7 +3,7 @@ import {numbers} from '../data.js';
 import {inUnit} from '../format.js';
 import {lineChart} from '../specs/line_chart.js';
 
-import {metricOf, policySeries, titled} from './policies.js';
+import {boundsTitle, metricOf, policySeries, titled} from './policies.js';
 
 /// Rows of one metric: {p, b, share, bytes, value, low, high, front}.
 export function curveRows(run, metricName, against) {
@@ -37,7 +37,7 @@ function tip(run, metric, row) {
   const policy = run.policies[row.p];
   const lines = [['budget', run.budgets[row.b].text], [metric.title, inUnit(row.value, metric.unit)]];
   if (row.low !== null && row.high !== null)
-    lines.push(['95 % interval', `${inUnit(row.low, '')} to ${inUnit(row.high, '')}`]);
+    lines.push([boundsTitle(metric), `${inUnit(row.low, '')} to ${inUnit(row.high, '')}`]);
   if (row.bytes !== null) lines.push(['kept in HBM', inUnit(row.bytes, 'bytes')]);
   if (row.over) lines.push(['keeps more than its budget', 'yes']);
   if (row.front) lines.push(['Pareto front', 'yes']);
@@ -65,7 +65,6 @@ export function curvesSpec(run, choice, {theme, width, paper}) {
                }))
           .filter(
               (row) => row.x !== null && row.y !== null && (!choice.yLog || row.y > 0) && (!choice.xLog || row.x > 0));
-  if (rows.length === 0) return null;
   rows.sort((a, b) => a.s - b.s || a.x - b.x);
   const front = rows.filter((row) => row.star).map(({x, y}) => ({x, y})).sort((one, other) => one.x - other.x);
   const shares = [...new Set(run.budgets.map((budget) => budget.share))];

@@ -4,6 +4,8 @@ import {percent} from '../format.js';
 import {look} from '../palette.js';
 import {bars} from '../specs/bars.js';
 
+import {pointRows} from './policies.js';
+
 const before = 'full cache (before)';
 
 // Useful first, so that its bars share a beginning; sets that are not known here come in between.
@@ -40,23 +42,17 @@ export function dilutionSpec(run, choice, {theme, width}) {
                                         value: masses[sets.indexOf(set)],
                                         tip: {title: name, lines: sets.map((one, i) => [one, percent(masses[i])])}
                                       }))),
-    names: all.map((row) => row.name),
     parts: order.map((set, i) => ({name: set, colour: theme.sets[set] ?? look(i, theme).colour})),
     title: 'share of attention',
     format: '~p',
     domain: [0, 1],
     width,
-    theme,
   });
 }
 
 export function dilutionCsv(run) {
   const {sets, full} = run.dilution;
   const after = numbers(run.dilution.after);
-  const rows = [[before, null, ...full]];
-  run.policies.forEach((policy, p) => run.budgets.forEach((budget, b) => {
-    const masses = after.row(p, b);
-    if (masses.some((mass) => mass !== null)) rows.push([policy.name, budget.text, ...masses]);
-  }));
-  return {columns: ['policy', 'budget', ...sets], rows};
+  const rows = pointRows(run, (p, b) => [after.row(p, b)].filter((masses) => masses.some((mass) => mass !== null)));
+  return {columns: ['policy', 'budget', ...sets], rows: [[before, null, ...full], ...rows]};
 }

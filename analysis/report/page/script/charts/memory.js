@@ -4,7 +4,7 @@ import {bytes, inUnit} from '../format.js';
 import {areas} from '../specs/areas.js';
 import {bars} from '../specs/bars.js';
 
-import {metricOf, standingOut} from './policies.js';
+import {defaultMetric, metricOf, pointRows, standingOut} from './policies.js';
 
 export const tiers = [
   {key: 'hbm', name: 'HBM', metric: 'kept_bytes'}, {key: 'host', name: 'host', metric: 'host_bytes'},
@@ -14,24 +14,17 @@ export const tiers = [
 const valueOf = (run, metric, p, b) => numbers(metricOf(run, metric)?.values ?? null)?.at(p, b) ?? null;
 const behind = (run, p, b) => numbers(run.behind).at(p, b) > 0;
 
-/// Whether any policy keeps something below HBM.
-export function hasTiers(run) {
-  return ['host_bytes', 'disk_bytes'].some((name) => {
-    const metric = metricOf(run, name);
-    return metric !== null && numbers(metric.values).values.some((value) => value > 0);
-  });
-}
-
 const mostBars = 16;
 
-/// Policies worth a bar: the full cache, those on the front of error against bytes, and those that keep something below
+/// Policies worth a bar: the full cache, those on the front against bytes, and those that keep something below
 /// HBM.
 export function barPolicies(run, b) {
   const placed = run.policies.map((_, p) => p)
                      .filter((p) => ['host_bytes', 'disk_bytes'].some((name) => valueOf(run, name, p, b) > 0));
   const full = run.policies.findIndex((policy) => policy.kind === 'full');
-  return [...new Set([...(full >= 0 ? [full] : []), ...standingOut(run, 'output_error', 'bytes'), ...placed])].slice(
-      0, mostBars);
+  return [
+    ...new Set([...(full >= 0 ? [full] : []), ...standingOut(run, defaultMetric(run), 'bytes'), ...placed])
+  ].slice(0, mostBars);
 }
 
 /// Metrics of what moves, is cut or is scored, where any policy has some.
@@ -53,15 +46,12 @@ export function tierBarsSpec(run, {b, policies}, {theme, width}) {
     const tip = {title: name, lines: used.map((tier, i) => [tier.name, bytes(values[i])])};
     return used.map((tier, i) => ({name, part: tier.name, value: values[i], tip}));
   });
-  if (rows.length === 0) return null;
   return bars({
     rows,
-    names: [...new Set(rows.map((row) => row.name))],
     parts: used.map((tier) => ({name: tier.name, colour: theme.tiers[tier.key]})),
     title: 'bytes at rest after the prompt\'s cut',
     format: '.3~s',
     width,
-    theme,
     legend: true,
   });
 }
@@ -75,7 +65,6 @@ export function trafficSpec(run, {metric: name, b, limit}, {theme, width}) {
           .filter((row) => row.value !== null && row.value > 0)
           .sort((x, y) => y.value - x.value)
           .slice(0, limit);
-  if (rows.length === 0) return null;
   return bars({
     rows: rows.map((row) => ({
                      name: row.name,
@@ -83,11 +72,9 @@ export function trafficSpec(run, {metric: name, b, limit}, {theme, width}) {
                      value: row.value,
                      tip: {title: row.name, lines: [[metric.title, inUnit(row.value, metric.unit)]]}
                    })),
-    names: rows.map((row) => row.name),
     parts: [{name: metric.title, colour: theme.accent}],
     title: metric.title,
     width,
-    theme,
   });
 }
 
@@ -110,9 +97,7 @@ export function tierStepsSpec(run, {p, b}, {theme, width}) {
                                                              ['at the last step', bytes(tier.values[steps.length - 1])]
                                                            ]
                                                          },
-                                                       })))
-                   .filter((row) => row.value !== null);
-  if (rows.length === 0) return null;
+                                                       })));
   return areas({
     rows,
     parts: used.map((tier) => ({name: tier.name, colour: theme.tiers[tier.key]})),
@@ -124,20 +109,20 @@ export function tierStepsSpec(run, {p, b}, {theme, width}) {
 
 export function memoryCsv(run) {
   const metrics = run.metrics.filter((metric) => metric.group === 'memory' || metric.group === 'work');
-  const rows = [];
-  run.policies.forEach((policy, p) => run.budgets.forEach((budget, b) => {
-    if (behind(run, p, b))
-      rows.push([policy.name, budget.text, ...metrics.map((metric) => numbers(metric.values).at(p, b))]);
-  }));
-  return {columns: ['policy', 'budget', ...metrics.map((metric) => metric.name)], rows};
+  return {
+    columns: ['policy', 'budget', ...metrics.map((metric) => metric.name)],
+    rows:
+        pointRows(run, (p, b) => (behind(run, p, b) ? [metrics.map((metric) => numbers(metric.values).at(p, b))] : []))
+  };
 }
 
 export function tierStepsCsv(run) {
-  const rows = [];
   const arrays = tiers.map((tier) => numbers(run.memory[tier.key]));
-  run.policies.forEach((policy, p) => run.budgets.forEach((budget, b) => run.memory.steps.forEach((step, s) => {
-    const values = arrays.map((array) => array?.at(p, b, s) ?? null);
-    if (values.some((value) => value !== null)) rows.push([policy.name, budget.text, step, ...values]);
-  })));
-  return {columns: ['policy', 'budget', 'step', 'hbm_bytes', 'host_bytes', 'disk_bytes'], rows};
+  return {
+    columns: ['policy', 'budget', 'step', 'hbm_bytes', 'host_bytes', 'disk_bytes'],
+    rows: pointRows(
+        run,
+        (p, b) => run.memory.steps.map((step, s) => [step, ...arrays.map((array) => array?.at(p, b, s) ?? null)])
+                      .filter((row) => row.slice(1).some((value) => value !== null)))
+  };
 }

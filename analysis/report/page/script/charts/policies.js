@@ -14,7 +14,7 @@ export function frontPolicies(run, metric, against = 'budget') {
 }
 
 /// What stands out while nothing is picked: the front, then the best and the next best; all, when there are few.
-export function standingOut(run, metric, against = 'budget') {
+export function standingOut(run, metric = defaultMetric(run), against = 'budget') {
   if (run.policies.length <= most) return run.policies.map((_, p) => p);
   const chosen = frontPolicies(run, metric, against).slice(0, most);
   for (const key of ['policy', 'next']) {
@@ -51,10 +51,23 @@ export function usualBudget(run, among = run.budgets.map((_, b) => b)) {
       among[0]);
 }
 
-/// The policy that maps begin with: the best of the metric at that budget, else the first.
-export function usualPolicy(run, metric, b) {
-  return run.best?.[metric]?.find((entry) => entry.budget === b)?.policy ?? 0;
+/// What policies are judged by until the reader says otherwise; null where no metric has a value.
+export function defaultMetric(run) {
+  const names = metricsWithValues(run, 'quality').map((metric) => metric.name);
+  return names.includes(run.default_metric) ? run.default_metric : names[0] ?? null;
 }
+
+/// What lies between a metric's bounds.
+export const boundsTitle = (metric) => (metric.interval === 'calibration' ? 'band of the prediction' : '95 % interval');
+
+/// The policy that maps begin with: the best at that budget, else the first.
+export function usualPolicy(run, b) {
+  return run.best?.[defaultMetric(run)]?.find((entry) => entry.budget === b)?.policy ?? 0;
+}
+
+/// Rows of a table over all points: policy and budget before each of the rows that `rows(p, b)` gives.
+export const pointRows = (run, rows) => run.policies.flatMap(
+    (policy, p) => run.budgets.flatMap((budget, b) => rows(p, b).map((row) => [policy.name, budget.text, ...row])));
 
 /// A unit that is worth writing behind a title.
 export const titled = (metric) =>

@@ -14,8 +14,8 @@ export const windowPlace = (run, tokens) =>
 
 /// Policies of the map: the best one, those that stand out, and a window; as indices into the axis of `tokens`.
 export function mapRows(run, tokens) {
-  const best = usualPolicy(run, 'output_error', usualBudget(run, tokens.budgets));
-  const places = [best, ...standingOut(run, 'output_error')].map((p) => tokens.policies.indexOf(p));
+  const best = usualPolicy(run, usualBudget(run, tokens.budgets));
+  const places = [best, ...standingOut(run)].map((p) => tokens.policies.indexOf(p));
   return [...new Set([...places, windowPlace(run, tokens)])].filter((i) => i >= 0).slice(0, mostRows);
 }
 

@@ -4,7 +4,7 @@ import {number, percent} from '../format.js';
 import {heatMap} from '../specs/heat_map.js';
 import {lineChart} from '../specs/line_chart.js';
 
-import {policySeries} from './policies.js';
+import {pointRows, policySeries} from './policies.js';
 
 // The colours of a logarithmic map end four decades below the largest value.
 const mostDecades = 1e4;
@@ -75,89 +75,70 @@ export function headMapSpec(run, {metric: metricName, p, b}, {theme, width}) {
 export function headsCsv(run, metricName) {
   const where = run.where;
   const values = numbers(named(where.by_head, metricName).values);
-  const rows = [];
-  run.policies.forEach((policy, p) => run.budgets.forEach((budget, b) => where.layers.forEach((layer, l) => {
-    for (let head = 0; head < where.heads; ++head) {
-      const value = values.at(p, b, l, head);
-      if (value !== null) rows.push([policy.name, budget.text, layer, head, value]);
-    }
-  })));
-  return {columns: ['policy', 'budget', 'layer', 'head', metricName], rows};
+  const heads = Array.from({length: where.heads}, (_, head) => head);
+  return {
+    columns: ['policy', 'budget', 'layer', 'head', metricName],
+    rows: pointRows(
+        run,
+        (p, b) => where.layers.flatMap((layer, l) => heads.map((head) => [layer, head, values.at(p, b, l, head)]))
+                      .filter((row) => row[2] !== null))
+  };
+}
+
+/// Lines of the chosen policies; `points(p)` gives [{x, y, lines: of the tip}].
+function policyLines(run, chosen, points, options) {
+  return lineChart({
+    rows: chosen.flatMap(
+        (p) => points(p).map(({x, y, lines}) => ({s: p, x, y, tip: {title: run.policies[p].shown, lines}}))),
+    series: policySeries(run, chosen, options.theme),
+    height: 260,
+    ...options,
+  });
 }
 
 /// choice: {metric, b, chosen}.
-export function stepsSpec(run, choice, {theme, width, paper}) {
+export function stepsSpec(run, choice, options) {
   const {steps, metrics} = run.where.by_step;
   const metric = named(metrics, choice.metric);
   const values = numbers(metric.values);
-  const rows =
-      choice.chosen
-          .flatMap((p) => steps.map((step, s) => {
-            const y = values.at(p, choice.b, s);
-            return {
-              s: p,
-              x: step,
-              y,
-              low: null,
-              high: null,
-              star: false,
-              tip: {title: run.policies[p].shown, lines: [['decode step', String(step)], [metric.title, number(y)]]}
-            };
-          }))
-          .filter((row) => row.y !== null);
-  if (rows.length === 0) return null;
-  return lineChart({
-    rows,
-    series: policySeries(run, choice.chosen, theme),
-    width,
-    height: 260,
-    theme,
-    paper,
+  const points = (p) => steps.map((step, s) => {
+    const y = values.at(p, choice.b, s);
+    return {x: step, y, lines: [['decode step', String(step)], [metric.title, number(y)]]};
+  });
+  return policyLines(run, choice.chosen, points, {
     points: steps.length <= 40,
     x: {title: 'decode step', nice: false},
     y: {title: metric.title, zero: true, format: '.3~g'},
+    ...options
   });
 }
 
 export function stepsCsv(run, metricName) {
   const {steps, metrics} = run.where.by_step;
   const values = numbers(named(metrics, metricName).values);
-  const rows = [];
-  run.policies.forEach((policy, p) => run.budgets.forEach((budget, b) => steps.forEach((step, s) => {
-    const value = values.at(p, b, s);
-    if (value !== null) rows.push([policy.name, budget.text, step, value]);
-  })));
-  return {columns: ['policy', 'budget', 'step', metricName], rows};
+  return {
+    columns: ['policy', 'budget', 'step', metricName],
+    rows: pointRows(run, (p, b) => steps.map((step, s) => [step, values.at(p, b, s)]).filter((row) => row[1] !== null))
+  };
 }
 
 /// choice: {what: 'evicted'|'lost', b, chosen}.
-export function positionsSpec(run, choice, {theme, width, paper}) {
+export function positionsSpec(run, choice, options) {
   const {edges} = run.where.by_position;
   const values = numbers(run.where.by_position[choice.what]);
   const title = choice.what === 'lost' ? 'attention lost' : 'share of entries evicted';
-  const rows = choice.chosen
-                   .flatMap((p) => edges.slice(1).flatMap((end, k) => {
-                     const y = values.at(p, choice.b, k);
-                     const tip = {
-                       title: run.policies[p].shown,
-                       lines: [['tokens', `${edges[k]} to ${end - 1}`], [title, percent(y)]]
-                     };
-                     const one = {s: p, y, low: null, high: null, star: false, tip};
-                     return [{...one, x: edges[k]}, ...(k + 2 === edges.length ? [{...one, x: end}] : [])];
-                   }))
-                   .filter((row) => row.y !== null);
-  if (rows.length === 0) return null;
-  return lineChart({
-    rows,
-    series: policySeries(run, choice.chosen, theme),
-    width,
-    height: 260,
-    theme,
-    paper,
+  // The last bin's value again at its end, for the last step of the line.
+  const points = (p) => edges.map((edge, k) => {
+    const bin = Math.min(k, edges.length - 2);
+    const y = values.at(p, choice.b, bin);
+    return {x: edge, y, lines: [['tokens', `${edges[bin]} to ${edges[bin + 1] - 1}`], [title, percent(y)]]};
+  });
+  return policyLines(run, choice.chosen, points, {
     step: true,
     points: false,
     x: {title: 'position in the prompt', nice: false},
     y: {title, zero: true, format: '~p'},
+    ...options
   });
 }
 
@@ -165,10 +146,12 @@ export function positionsCsv(run) {
   const {edges} = run.where.by_position;
   const evicted = numbers(run.where.by_position.evicted);
   const lost = numbers(run.where.by_position.lost);
-  const rows = [];
-  run.policies.forEach((policy, p) => run.budgets.forEach((budget, b) => edges.slice(1).forEach((end, k) => {
-    const share = evicted.at(p, b, k);
-    if (share !== null) rows.push([policy.name, budget.text, edges[k], end, share, lost?.at(p, b, k) ?? null]);
-  })));
-  return {columns: ['policy', 'budget', 'from', 'to', 'evicted', 'lost'], rows};
+  return {
+    columns: ['policy', 'budget', 'from', 'to', 'evicted', 'lost'],
+    rows: pointRows(
+        run,
+        (p, b) => edges.slice(1)
+                      .map((end, k) => [edges[k], end, evicted.at(p, b, k), lost?.at(p, b, k) ?? null])
+                      .filter((row) => row[2] !== null))
+  };
 }

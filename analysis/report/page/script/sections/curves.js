@@ -1,42 +1,46 @@
 // 2. Every policy against its budget, or against the bytes it keeps.
 import {curvesCsv, curvesSpec, readsBetterInLog} from '../charts/curves.js';
-import {metricOf, metricsWithValues, standingOut} from '../charts/policies.js';
-import {numbers, whyMissing} from '../data.js';
-import {checkbox, chooser, element, notice} from '../elements.js';
+import {defaultMetric, metricOf, metricsWithValues, standingOut} from '../charts/policies.js';
+import {metricChooser} from '../choosers.js';
+import {numbers} from '../data.js';
+import {checkbox, chooser, element} from '../elements.js';
 import {figure} from '../figure.js';
 import {sentence} from '../format.js';
 import {PolicyPicker} from '../policy_picker.js';
 
-export function curvesSection(report, run, r) {
+const bands = {
+  sequences: 'Bands: 95 % intervals over sequences.',
+  steps: 'Bands: 95 % intervals over steps.',
+  calibration: 'Bands: those of the prediction, from its calibration.',
+  null: 'No interval is known for this metric.'
+};
+
+export function curvesSection(run) {
   const metrics = metricsWithValues(run, 'quality');
-  if (metrics.length === 0)
-    return [notice(whyMissing(report, 'curves', null, r) ?? 'No metric of quality has a value.')];
-  const first = metrics.find((metric) => metric.name === 'output_error') ?? metrics[0];
+  if (metrics.length === 0) return [];
   const kept = metricOf(run, 'kept_bytes');
   const hasBytes = kept !== null && numbers(kept.values).values.some((value) => value > 0);
   const choice = {
-    metric: first.name,
+    metric: defaultMetric(run),
     against: 'budget',
     xLog: false,
-    yLog: readsBetterInLog(run, first.name),
+    yLog: readsBetterInLog(run, defaultMetric(run)),
     bands: true,
     onlyChosen: false
   };
-  const titleOf = () =>
+  const title = () =>
       sentence(`${metricOf(run, choice.metric).title} against ${choice.against === 'bytes' ? 'bytes kept' : 'budget'}`);
-  const noteOf = () => {
+  const note = () => {
     const metric = metricOf(run, choice.metric);
-    const parts =
-        [metric.better === null ?
-             '' :
-             `${
-                 metric.better === 'lower' ? 'Lower' :
-                                             'Higher'} is better. The broad line and filled marks are the Pareto front${
-                 choice.against === 'budget' ? '; crosses keep more than their budget' : ''}.`];
-    if (choice.bands && metric.interval !== null) parts.push(`Bands: 95 % intervals over ${metric.interval}.`);
-    if (choice.bands && metric.interval === null) parts.push('No interval is known for this metric.');
-    if (choice.yLog) parts.push('Zeros have no place on the logarithmic axis and are left out.');
-    return parts.filter(Boolean).join(' ');
+    const better = metric.better === 'lower' ? 'Lower' : 'Higher';
+    return [
+      metric.better &&
+          `${better} is better. The broad line and filled marks are the Pareto front${
+              choice.against === 'budget' ? '; crosses keep more than their budget' : ''}.`,
+      choice.bands && bands[metric.interval],
+      choice.yLog && 'Zeros have no place on the logarithmic axis and are left out.', metric.note
+    ].filter(Boolean)
+        .join(' ');
   };
   const picker = new PolicyPicker(
       run.policies.map((policy) => policy.shown), () => standingOut(run, choice.metric, choice.against),
@@ -48,31 +52,26 @@ export function curvesSection(report, run, r) {
     if (what.metric !== undefined) choice.yLog = readsBetterInLog(run, what.metric);
     logX.querySelector('input').checked = choice.xLog;
     logY.querySelector('input').checked = choice.yLog;
-    chart.setTitle(titleOf());
-    chart.setNote(noteOf());
     picker.update();
     chart.redraw();
   };
   const chart = figure({
     name: 'error_budget_curves',
-    title: titleOf(),
-    note: noteOf(),
+    title,
+    note,
     controls: [
-      chooser(
-          'Metric', metrics.map((metric) => ({value: metric.name, label: metric.title})), first.name,
-          (value) => change({metric: value}), {'data-control': 'metric'}),
-      hasBytes ?
-          chooser(
-              'Against', [{value: 'budget', label: 'budget'}, {value: 'bytes', label: 'bytes kept in HBM'}], 'budget',
-              (value) => change({against: value, xLog: value === 'bytes'}), {'data-control': 'against'}) :
-          null,
+      metricChooser('Metric', metrics, choice.metric, (metric) => change({metric}), {'data-control': 'metric'}),
+      hasBytes ? chooser(
+                     'Against', [{value: 'budget', label: 'budget'}, {value: 'bytes', label: 'bytes kept in HBM'}],
+                     'budget', (against) => change({against, xLog: against === 'bytes'}), {'data-control': 'against'}) :
+                 null,
       logY,
       logX,
-      checkbox('bands', true, (on) => change({bands: on})),
-      checkbox('only the coloured', false, (on) => change({onlyChosen: on})),
-    ].filter(Boolean),
-    build: (options) => curvesSpec(run, {...choice, chosen: picker.chosen, onlyChosen: choice.onlyChosen}, options),
-    describe: () => `${titleOf()}: ${run.policies.length} policies at ${run.budgets.length} budgets; in colour ${
+      checkbox('bands', true, (bands) => change({bands})),
+      checkbox('only the coloured', false, (onlyChosen) => change({onlyChosen})),
+    ],
+    build: (options) => curvesSpec(run, {...choice, chosen: picker.chosen}, options),
+    describe: () => `${title()}: ${run.policies.length} policies at ${run.budgets.length} budgets; in colour ${
         picker.chosen.map((p) => run.policies[p].shown).join(', ')}.`,
     csv: () => curvesCsv(run, choice.metric),
     clicked: (datum) => {
@@ -85,6 +84,5 @@ export function curvesSection(report, run, r) {
       picker.root
     ],
   });
-  const absent = report.missing.filter((entry) => entry.section === 'curves' && entry.part && (entry.run ?? r) === r);
-  return [chart.root, ...absent.map((entry) => notice(`Not shown: ${entry.why}`))];
+  return [chart.root];
 }

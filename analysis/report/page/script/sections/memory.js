@@ -1,13 +1,15 @@
 // 6. Bytes per tier, recall and churn.
-import {barPolicies, hasTiers, memoryCsv, tierBarsSpec, tierStepsCsv, tierStepsSpec, trafficMetrics, trafficSpec} from '../charts/memory.js';
+import {barPolicies, memoryCsv, tierBarsSpec, tierStepsCsv, tierStepsSpec, trafficMetrics, trafficSpec} from '../charts/memory.js';
 import {metricOf, metricsWithValues, usualBudget, usualPolicy} from '../charts/policies.js';
-import {numbers, whyMissing} from '../data.js';
-import {chooser, element, notice, slider} from '../elements.js';
+import {budgetSlider, policyChooser} from '../choosers.js';
+import {numbers} from '../data.js';
+import {element} from '../elements.js';
 import {figure} from '../figure.js';
 import {inUnit, sentence} from '../format.js';
 import {tableCard} from '../table.js';
 
 const few = 16;
+const mostTraffic = 3;
 
 function memoryTable(run, b) {
   const metrics =
@@ -31,75 +33,58 @@ function memoryTable(run, b) {
   });
 }
 
-export function memorySection(report, run, r) {
-  const why = (part) => whyMissing(report, 'memory', part, r);
+export function memorySection(run) {
   const traffic = trafficMetrics(run);
-  if (!metricOf(run, 'kept_bytes') && traffic.length === 0) return [notice(why(null) ?? 'The run holds no bytes.')];
+  if (!metricOf(run, 'kept_bytes') && traffic.length === 0) return [];
   const choice = {b: usualBudget(run)};
-  choice.p = hasTiers(run) ?
-      barPolicies(run, choice.b)
-              .find((p) => numbers(metricOf(run, 'host_bytes')?.values ?? null)?.at(p, choice.b) > 0) ??
-          usualPolicy(run, 'output_error', choice.b) :
-      usualPolicy(run, 'output_error', choice.b);
-  const charts = [];
+  const onHost = numbers(metricOf(run, 'host_bytes')?.values);
+  choice.p = barPolicies(run, choice.b).find((p) => onHost?.at(p, choice.b) > 0) ?? usualPolicy(run, choice.b);
+  const at = () => ` at ${run.budgets[choice.b].text}`;
   const table = element('div', {}, memoryTable(run, choice.b));
-  const at = () => `at ${run.budgets[choice.b].text}`;
-  const tiersChart = figure({
+  const charts = [figure({
     name: 'bytes_per_tier',
-    title: 'Bytes per tier',
+    title: () => `Bytes per tier${at()}`,
     note:
-        'At rest after the prompt\'s cut, all layers. Policies with a placement, and those on the front of error against bytes.',
+        'At rest after the prompt\'s cut, all layers. Policies with a placement, and those on the front against bytes.',
     build: (options) => tierBarsSpec(run, {b: choice.b, policies: barPolicies(run, choice.b)}, options),
-    describe: () => `Bytes per tier ${at()}.`,
     csv: () => memoryCsv(run),
-  });
-  charts.push(tiersChart);
-  let steps = null;
+  })];
   if (run.memory?.steps && run.memory.hbm) {
-    steps = figure({
+    const steps = figure({
       name: 'bytes_over_steps',
-      title: 'Bytes per tier over decode steps',
-      controls: [chooser(
-          'Policy', run.policies.map((policy, p) => ({value: p, label: policy.shown})), choice.p,
+      title: () => `Bytes per tier over decode steps${at()}`,
+      note: () => run.policies[choice.p].shown,
+      controls: [policyChooser(
+          run, choice.p,
           (p) => {
             choice.p = p;
             steps.redraw();
           },
-          {'data-control': 'memory-policy'})],
+          'memory-policy')],
       build: (options) => tierStepsSpec(run, choice, options),
-      describe: () => `Bytes of ${run.policies[choice.p].shown} over decode steps ${at()}.`,
+      describe: () => `Bytes of ${run.policies[choice.p].shown} over decode steps${at()}.`,
       csv: () => tierStepsCsv(run),
     });
     charts.push(steps);
   }
-  for (const metric of traffic.filter((one) => one.group === 'memory').slice(0, 3)) {
+  for (const metric of traffic.filter((one) => one.group === 'memory').slice(0, mostTraffic)) {
+    const title = metric.name === 'evictions_per_step' ? 'Churn: entries cut per step' : sentence(metric.title);
     charts.push(figure({
       name: metric.name,
-      title: metric.name === 'evictions_per_step' ? 'Churn: entries cut per step' : sentence(metric.title),
+      title: () => title + at(),
       note: `The ${few} policies with the most; those without any are left out.`,
       build: (options) => trafficSpec(run, {metric: metric.name, b: choice.b, limit: few}, options),
-      describe: () => `${metric.title} ${at()}.`,
       csv: () => memoryCsv(run),
     }));
   }
+  const moves = budgetSlider(run, choice.b, (b) => {
+    choice.b = b;
+    charts.forEach((chart) => chart.redraw());
+    table.replaceChildren(memoryTable(run, b));
+  });
   return [
-    run.budgets.length > 1 ? element(
-                                 'div', {class: 'card'},
-                                 element(
-                                     'div', {class: 'controls'},
-                                     slider(
-                                         'Budget', run.budgets.map((budget) => budget.text), choice.b,
-                                         (place) => {
-                                           choice.b = place;
-                                           charts.forEach((chart) => chart.redraw());
-                                           table.replaceChildren(memoryTable(run, choice.b));
-                                         }))) :
-                             null,
+    moves ? element('div', {class: 'card steering'}, element('div', {class: 'controls'}, moves)) : null,
     element('div', {class: 'pair'}, charts.map((chart) => chart.root)),
     table,
-    steps ? null : notice(why('steps') ?? 'The run holds no bytes by step.'),
-    hasTiers(run) ? null :
-                    notice(why('tiers') ?? 'No policy of this run keeps anything below HBM: what is cut is dropped.'),
-    why('recall') ? notice(why('recall')) : null,
   ];
 }

@@ -1,60 +1,83 @@
 // 7. What eviction is worth to a server.
 import {columnOf, costRows, costSpec, frontierSpec, kvBudgetSpec, latencies, loadSpec, overTimeSpec, planCsv} from '../charts/plan.js';
-import {checkbox, chooser, element, notice} from '../elements.js';
+import {checkbox, chooser, element} from '../elements.js';
 import {figure} from '../figure.js';
 import {inUnit, number, visible} from '../format.js';
 import {tableCard} from '../table.js';
 
 const few = 20;
+const titles = {
+  predicted_kl: 'predicted damage (KL)',
+  slo_met: 'objective met'
+};
 
 /// Frontiers of one deployment at several rates are told apart by the rate.
-function titleOf(plan, one) {
+function placeOf(plan, one) {
   const rate = columnOf(plan, 'rate')?.values[one.rows[0]] ?? null;
   const alike = plan.frontiers.filter((other) => other.title === one.title).length > 1;
-  return `Throughput against error: ${visible(one.title)}${
-      alike && rate !== null ? `, ${number(rate)} requests per second` : ''}`;
+  return visible(one.title) + (alike && rate !== null ? `, ${number(rate)} requests per second` : '');
 }
 
+/// One chart for all frontiers; it begins with the last one, of the highest rate.
 function frontiers(plan) {
-  return plan.frontiers.map((one, i) => figure({
-                                          name: `frontier_${i + 1}`,
-                                          title: titleOf(plan, one),
-                                          note: 'Filled points are the frontier: nobody serves more at no more error.',
-                                          build: (options) => frontierSpec(plan, one, options),
-                                          describe: () => `Throughput against error of ${one.rows.length} deployments.`,
-                                          csv: () => planCsv(plan, one.rows),
-                                        }).root);
+  if (plan.frontiers.length === 0) return [];
+  let shown = plan.frontiers[plan.frontiers.length - 1];
+  let wanted = shown.measures[0].error;
+  const measure = () => shown.measures.find((one) => one.error === wanted) ?? shown.measures[0];
+  const title = () => `Throughput against ${measure().title}: ${placeOf(plan, shown)}`;
+  const measures = new Map(plan.frontiers.flatMap((one) => one.measures).map((one) => [one.error, one.title]));
+  const chart =
+      figure({
+        name: 'frontier',
+        title,
+        note: () => `Filled points are the frontier: nobody serves more at no more ${measure().title}.${
+            shown.oracle.includes(true) ? ' Diamonds are oracles, which see the future: they stand outside.' : ''}`,
+        controls: [
+          plan.frontiers.length > 1 ?
+              chooser(
+                  'Deployment', plan.frontiers.map((one) => ({value: one, label: placeOf(plan, one)})), shown,
+                  (one) => {
+                    shown = one;
+                    chart.redraw();
+                  },
+                  {'data-control': 'frontier'}) :
+              null,
+          measures.size > 1 ? chooser(
+                                  'Quality', [...measures].map(([value, label]) => ({value, label})), wanted,
+                                  (error) => {
+                                    wanted = error;
+                                    chart.redraw();
+                                  },
+                                  {'data-control': 'frontier-measure'}) :
+                              null
+        ],
+        build: (options) => frontierSpec(plan, shown, measure(), options),
+        describe: () => `${title()}, ${shown.rows.length} deployments.`,
+        csv: () => planCsv(plan, shown.rows),
+      });
+  return [chart.root];
 }
 
 function load(plan) {
   const kinds = latencies(plan);
   if (plan.loads.length === 0 || kinds.length === 0) return [];
-  const choice = {
-    column: (kinds.find((kind) => plan.slo.some((slo) => slo.column === kind.column)) ??
-             kinds.find((kind) => kind.column === 'ttft_p99') ?? kinds[0])
-                .column,
-    log: true
+  const promised = kinds.find((kind) => plan.slo.some((slo) => slo.column === kind.column));
+  const choice = {column: (promised ?? kinds.find((kind) => kind.column === 'ttft_p99') ?? kinds[0]).column, log: true};
+  const change = (what) => {
+    Object.assign(choice, what);
+    chart.redraw();
   };
   const chart = figure({
     name: 'latency_against_load',
     title: 'Latency against load',
     note: plan.slo.length > 0 ?
         'Filled marks meet the objective; the dashed line is its limit, where this latency has one.' :
-        null,
+        '',
     controls: [
       chooser(
           'Latency', kinds.map((kind) => ({value: kind.column, label: kind.title})), choice.column,
-          (column) => {
-            choice.column = column;
-            chart.redraw();
-          },
-          {'data-control': 'latency'}),
-      checkbox(
-          'logarithmic latency', true,
-          (on) => {
-            choice.log = on;
-            chart.redraw();
-          })
+          (column) => change({column}), {'data-control': 'latency'}),
+      checkbox('logarithmic latency', true, (log) => change({log}))
     ],
     build: (options) => loadSpec(plan, choice, options),
     describe: () => 'Latency against requests per second.',
@@ -74,6 +97,7 @@ function overTime(plan) {
       ([what, title]) => figure({
         name: `${what}_over_time`,
         title,
+        note: () => plan.shown[shown.row],
         build: (options) => overTimeSpec(plan, shown, what, options),
         describe: () => `${title} of ${plan.shown[shown.row]}.`,
         csv,
@@ -112,46 +136,37 @@ function kvBudgets(plan) {
 function cost(plan) {
   if (!plan.costs || !columnOf(plan, plan.costs.tokens)) return [];
   const choice = {price: 2};
+  const title = () => `Cost of a million output tokens at ${number(choice.price)} per GPU hour`;
   const table = element('div', {});
   const input =
       element('input', {type: 'number', min: '0', step: '0.1', value: String(choice.price), 'data-control': 'price'});
-  const showTable = () => {
-    const value = (name, row) => columnOf(plan, name)?.values[row] ?? null;
-    const rows = costRows(plan, choice.price)
-                     .map(
-                         ({row, cost: amount}) =>
-                             [plan.shown[row], amount, value(plan.costs.tokens, row), value(plan.costs.gpus, row),
-                              value('output_error', row), value('slo_met', row)]);
-    table.replaceChildren(tableCard({
-      name: 'cost',
-      title: `Cost of a million output tokens at ${number(choice.price)} per GPU hour`,
-      rows,
-      columns: [
-        {name: 'deployment', long: true}, {
-          name: 'per million tokens',
-          csv: 'cost_per_million_tokens',
-          number: true,
-          show: (amount) => amount.toFixed(amount < 1 ? 4 : 2)
-        },
-        {name: 'tokens per second', csv: 'output_tokens_per_second', number: true, show: number},
-        {name: 'GPUs', csv: 'gpus', number: true, show: number},
-        {name: 'output error', csv: 'output_error', number: true, show: number},
-        {name: 'objective met',
-         csv: 'slo_met',
-         show: (met) =>
-             (met === null  ? 'none set' :
-                  met === 1 ? 'yes' :
-                              'no')}
-      ],
-    }));
-  };
+  const others = ['predicted_kl', 'output_error', 'slo_met'].filter((name) => columnOf(plan, name));
+  const showTable = () => table.replaceChildren(tableCard({
+    name: 'cost_by_deployment',
+    title: title(),
+    rows: costRows(plan, choice.price)
+              .map(
+                  ({row, cost: amount}) =>
+                      [plan.shown[row], amount,
+                       ...[plan.costs.tokens, plan.costs.gpus, ...others].map(
+                           (name) => columnOf(plan, name).values[row])]),
+    columns: [
+      {name: 'deployment', long: true}, {
+        name: 'per million tokens',
+        csv: 'cost_per_million_tokens',
+        number: true,
+        show: (amount) => amount.toFixed(amount < 1 ? 4 : 2)
+      },
+      {name: 'tokens per second', csv: 'output_tokens_per_second', number: true, show: number},
+      {name: 'GPUs', csv: 'gpus', number: true, show: number}, ...others.map((name) => columnShown(plan, name))
+    ],
+  }));
   const chart = figure({
     name: 'cost',
-    title: 'Cost of a million output tokens',
+    title,
     note: `The ${few} cheapest. The price is in your currency; it counts GPUs only.`,
     controls: [element('label', {}, 'Price of a GPU hour', input)],
     build: (options) => costSpec(plan, {price: choice.price, limit: few}, options),
-    describe: () => `Cost of a million output tokens at ${choice.price} per GPU hour.`,
     csv: () => ({
       columns: ['deployment', 'cost_per_million_tokens'],
       rows: costRows(plan, choice.price).map(({row, cost: amount}) => [plan.labels[row], amount])
@@ -168,37 +183,35 @@ function cost(plan) {
   return [chart.root, table];
 }
 
+/// A column of the plan as a column of a table.
+function columnShown(plan, name) {
+  const column = columnOf(plan, name);
+  const isFlag = name === 'slo_met' || name === 'frontier';
+  const show = (value) => {
+    if (isFlag) return value === null ? 'n/a' : value === 1 ? 'yes' : 'no';
+    return typeof value === 'string' ? visible(value) : inUnit(value, column.unit === 'bytes' ? 'bytes' : '');
+  };
+  return {
+    name: titles[name] ?? name.replaceAll('_', ' '),
+    csv: name,
+    number: !isFlag && column.values.some((value) => typeof value === 'number'),
+    show
+  };
+}
+
 function rowsTable(plan) {
   const names = [
-    'output_error', 'rate', 'output_tokens_per_second', 'goodput', 'ttft_mean', 'ttft_p99', 'tpot_mean', 'tpot_p99',
-    'e2e_mean', 'batch_mean', 'kv_peak_tokens', 'preemptions', 'slo_met', 'status'
+    'predicted_kl', 'output_error', 'frontier', 'rate', 'output_tokens_per_second', 'goodput', 'ttft_mean', 'ttft_p99',
+    'tpot_mean', 'tpot_p99', 'e2e_mean', 'batch_mean', 'kv_peak_tokens', 'preemptions', 'slo_met', 'status'
   ].filter((name) => columnOf(plan, name));
   return tableCard({
     name: 'plan_rows',
     title: 'Every deployment',
     note: 'All columns are in plan.csv.',
-    columns: [
-      {name: 'deployment', long: true}, ...names.map((name) => {
-        const column = columnOf(plan, name);
-        const isNumber = column.values.some((value) => typeof value === 'number');
-        return {
-          name: name.replaceAll('_', ' '),
-          csv: name,
-          number: isNumber,
-          show: (value) =>
-              (typeof value === 'string' ? visible(value) : inUnit(value, column.unit === 'bytes' ? 'bytes' : ''))
-        };
-      })
-    ],
-    rows: Array.from(
-        {length: plan.rows}, (_, row) => [plan.shown[row], ...names.map((name) => columnOf(plan, name).values[row])]),
+    columns: [{name: 'deployment', long: true}, ...names.map((name) => columnShown(plan, name))],
+    rows: plan.shown.map((shown, row) => [shown, ...names.map((name) => columnOf(plan, name).values[row])]),
   });
 }
 
-export function planSection(report, plan, p) {
-  const absent = report.missing.filter((entry) => entry.section === 'plan' && (entry.plan ?? p) === p);
-  return [
-    ...frontiers(plan), ...load(plan), ...overTime(plan), ...kvBudgets(plan), ...cost(plan), rowsTable(plan),
-    ...absent.map((entry) => notice(`Not shown: ${entry.why}`))
-  ];
-}
+export const planSection = (plan) =>
+    [...frontiers(plan), ...load(plan), ...overTime(plan), ...kvBudgets(plan), ...cost(plan), rowsTable(plan)];

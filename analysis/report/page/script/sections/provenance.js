@@ -1,6 +1,5 @@
 // 8. Where every number comes from.
-import {whyMissing} from '../data.js';
-import {element, notice} from '../elements.js';
+import {element} from '../elements.js';
 import {visible} from '../format.js';
 import {tableCard} from '../table.js';
 
@@ -23,9 +22,7 @@ export function provenanceSection(report) {
   const policies = report.runs.flatMap(
       (run) => [...run.policies, ...(run.left_out ?? [])].map(
           (policy) => [...(several ? [run.file] : []), policy.name, policy.expansion, policy.status]));
-  const missing = whyMissing(report, 'provenance');
   return [
-    missing ? notice(missing) : null,
     element(
         'div', {class: 'card'}, element('h3', {}, 'This report'),
         element(

@@ -1,7 +1,8 @@
 // 1. What was asked, what came out, and the best policy at every budget.
-import {metricOf, metricsWithValues} from '../charts/policies.js';
-import {numbers, whyMissing} from '../data.js';
-import {chooser, element, notice} from '../elements.js';
+import {boundsTitle, defaultMetric, metricOf, metricsWithValues} from '../charts/policies.js';
+import {metricChooser} from '../choosers.js';
+import {numbers} from '../data.js';
+import {element} from '../elements.js';
 import {bytes, inUnit, visible} from '../format.js';
 import {tableCard} from '../table.js';
 
@@ -34,42 +35,47 @@ function tiles(report) {
 /// The best policy at each budget, by a metric that can be chosen.
 function bestTable(run) {
   const candidates = metricsWithValues(run, 'quality').filter((metric) => run.best?.[metric.name]?.length > 0);
-  if (candidates.length === 0) return null;
+  if (candidates.length === 0) return [];
+  const names = (policies) => policies.map((p) => run.policies[p].shown).join(' = ');
   const holder = element('div', {});
   const show = (name) => {
     const metric = metricOf(run, name);
+    const bounded = run.best[name].some((best) => best.low !== null);
     const columns = [
       {name: 'budget'}, {name: 'best policy', long: true},
       {name: metric.title, number: true, csv: name, show: (value) => inUnit(value, '')},
-      {name: '95 % interval', csv: 'interval'}, {name: 'next', long: true},
+      ...(bounded ? [{name: boundsTitle(metric), csv: 'interval'}] : []), {name: 'next', long: true},
       {name: 'its value', number: true, csv: 'next_value', show: (value) => inUnit(value, '')},
       {name: 'apart?', csv: 'apart'}
     ];
     const rows = run.best[name].map(
         (best) =>
-            [run.budgets[best.budget].text, run.policies[best.policy].shown, best.value,
-             best.low === null ? null : `${inUnit(best.low, '')} to ${inUnit(best.high, '')}`,
-             best.next === null ? null : run.policies[best.next].shown, best.next_value,
-             best.apart === null ? 'one sequence: cannot say' :
-                 best.apart      ? 'yes' :
-                                   'no']);
+            [run.budgets[best.budget].text, names([best.policy, ...(best.ties ?? [])]), best.value,
+             ...(bounded ? [best.low === null ? null : `${inUnit(best.low, '')} to ${inUnit(best.high, '')}`] : []),
+             best.next === null ? null : names([best.next]), best.next_value,
+             best.next === null      ? null :
+                 best.apart === null ? 'one sequence: cannot say' :
+                 best.apart          ? 'yes' :
+                                       'no']);
     holder.replaceChildren(tableCard({
       name: `best_${name}`,
       title: `Best policy per budget by ${metric.title}`,
       columns,
       rows,
-      note: 'Oracles and the full cache stand outside. “Apart” says whether the two differ beyond noise over sequences.'
+      note: [
+        'Oracles and the full cache stand outside; “=” joins policies of exactly the same value.',
+        '“Apart” says whether best and next differ beyond noise over sequences.', metric.note
+      ].filter(Boolean)
+                .join(' ')
     }));
   };
-  const chosen = candidates.find((metric) => metric.name === 'output_error') ?? candidates[0];
-  show(chosen.name);
+  const first = candidates.find((metric) => metric.name === defaultMetric(run)) ?? candidates[0];
+  show(first.name);
   return [
     candidates.length > 1 ?
         element(
             'div', {class: 'controls'},
-            chooser(
-                'Judged by', candidates.map((metric) => ({value: metric.name, label: metric.title})), chosen.name,
-                show)) :
+            metricChooser('Judged by', candidates, first.name, show, {'data-control': 'judged-by'})) :
         null,
     holder
   ];
@@ -77,18 +83,16 @@ function bestTable(run) {
 
 export function summarySection(report) {
   const {asked = [], sentences = [], caveat = ''} = report.summary ?? {};
-  const missing = whyMissing(report, 'summary');
   return [
     tiles(report),
-    missing ? notice(missing) : null,
     element(
         'div', {class: 'card'},
-        element('ul', {class: 'sentences'}, sentences.map((sentence) => element('li', {}, sentence))),
-        caveat ? element('p', {class: 'caveat'}, caveat) : null),
+        element('ul', {class: 'sentences'}, sentences.map((sentence) => element('li', {}, visible(sentence)))),
+        caveat ? element('p', {class: 'caveat'}, visible(caveat)) : null),
     asked.length > 0 ? element(
                            'div', {class: 'card'}, element('h3', {}, 'What was asked'),
-                           element('ul', {}, asked.map((line) => element('li', {}, line)))) :
+                           element('ul', {}, asked.map((line) => element('li', {}, visible(line))))) :
                        null,
-    ...report.runs.map((run) => bestTable(run)),
-  ].flat();
+    ...report.runs.flatMap(bestTable),
+  ];
 }

@@ -1,7 +1,8 @@
 // 4. The prompt, token by token: what two policies keep, side by side.
 import {usualBudget, usualPolicy} from '../charts/policies.js';
 import {mapRows, survivalSpec, windowPlace} from '../charts/tokens.js';
-import {numbers, whyMissing} from '../data.js';
+import {policyChooser} from '../choosers.js';
+import {numbers} from '../data.js';
 import {chooser, element, notice} from '../elements.js';
 import {figure} from '../figure.js';
 import {percent, visible} from '../format.js';
@@ -68,9 +69,7 @@ class TokenView {
     if (tokens.lost) kinds.push({value: 'lost', label: 'attention lost'});
     const focused = this.controls.contains(document.activeElement) ? document.activeElement.dataset.control : null;
     this.controls.replaceChildren(
-        chooser(
-            'Policy', tokens.policies.map((p, i) => ({value: i, label: run.policies[p].shown})), this.i,
-            (i) => change({i}), {'data-control': 'token-policy'}),
+        policyChooser(run, this.i, (i) => change({i}), 'token-policy', tokens.policies),
         chooser(
             'Budget', tokens.budgets.map((b, i) => ({value: i, label: run.budgets[b].text})), this.b,
             (b) => change({b}), {'data-control': 'token-budget'}),
@@ -139,12 +138,14 @@ class TokenView {
     const span = onSpans.length > 0 ?
         `; of the evidence ${percent(onSpans.reduce((sum, value) => sum + value, 0) / onSpans.length)}` :
         '';
-    this.kept.textContent = this.what === 'kept' ?
-        `Kept on average: ${percent(mean)}${span}.` :
-        this.what === 'lost' ?
-        `Attention of the full cache that falls on tokens after they were evicted: ${
-            percent(known.reduce((sum, value) => sum + value, 0))} in all. The darkest token: ${percent(most)}.` :
-        `How often a token was among the most attended when it was already gone. The darkest token: ${percent(most)}.`;
+    const words = {
+      kept: () => `kept on average ${percent(mean)}${span}.`,
+      lost: () => `attention of the full cache that falls on tokens after they were evicted: ${
+          percent(known.reduce((sum, value) => sum + value, 0))} in all. The darkest token: ${percent(most)}.`,
+      premature: () =>
+          `how often a token was among the most attended when it was already gone. The darkest token: ${percent(most)}.`
+    };
+    this.kept.textContent = `${name} at ${run.budgets[tokens.budgets[this.b]].text}: ${words[this.what]()}`;
     const chunks = [];
     for (let begin = 0; begin < tokens.length; begin += chunkLength) {
       const chunk = element('div', {class: 'chunk'});
@@ -242,9 +243,9 @@ function tokensCsv(run, tokens, views) {
   return {columns, rows};
 }
 
-function oneSequence(report, run, r, tokens) {
+function oneSequence(run, tokens) {
   const b = tokens.budgets.indexOf(usualBudget(run, tokens.budgets));
-  const best = Math.max(0, tokens.policies.indexOf(usualPolicy(run, 'output_error', tokens.budgets[b])));
+  const best = Math.max(0, tokens.policies.indexOf(usualPolicy(run, tokens.budgets[b])));
   const window = windowPlace(run, tokens);
   const other = window >= 0 && window !== best ? window : (best + 1) % tokens.policies.length;
   const first = new TokenView(run, tokens, {i: best, b});
@@ -265,16 +266,12 @@ function oneSequence(report, run, r, tokens) {
     describe: () => 'Map of policies and positions: the share of heads that keep each stretch of the prompt.',
     csv: () => tokensCsv(run, tokens, views),
   });
-  const why = (part) => whyMissing(report, 'tokens', part, r);
   const key = element(
       'p', {class: 'key'}, element('span', {}, 'fewer', rampSample(), 'more'),
       first.evidence.length > 0 ? element('span', {class: 'sample'}, 'evidence') : null,
       element('span', {}, 'struck out: no head keeps it'));
   return [
     map.root,
-    tokens.text ? null : notice(why('text') ?? 'The trace holds no text: each cell is one position.'),
-    tokens.heads ? null :
-                   notice(why('heads') ?? 'Single layers and heads cannot be picked: the run does not hold them.'),
     element(
         'div', {class: 'head'}, key,
         element('div', {class: 'tools'}, csvButton('tokens', () => tokensCsv(run, tokens, views)))),
@@ -293,21 +290,15 @@ function rampSample() {
   return ramp;
 }
 
-export function tokensSection(report, run, r) {
-  if (!run.tokens || run.tokens.length === 0)
-    return [notice(whyMissing(report, 'tokens', null, r) ?? 'The run does not say which tokens are kept.')];
+export function tokensSection(run) {
+  if (!(run.tokens?.length > 0)) return [];
   const holder = element('div', {});
-  const show = (tokens) =>
-      holder.replaceChildren(...oneSequence(report, run, r, tokens).filter((part) => part !== null));
+  const show = (tokens) => holder.replaceChildren(...oneSequence(run, tokens).filter((part) => part !== null));
   show(run.tokens[0]);
-  if (run.tokens.length === 1) return [holder];
+  const sequences = run.tokens.map((tokens) => ({value: tokens, label: visible(run.sequences[tokens.sequence].name)}));
   return [
-    element(
-        'div', {class: 'controls'},
-        chooser(
-            'Sequence',
-            run.tokens.map((tokens) => ({value: tokens, label: visible(run.sequences[tokens.sequence].name)})),
-            run.tokens[0], show)),
+    sequences.length > 1 ? element('div', {class: 'controls'}, chooser('Sequence', sequences, run.tokens[0], show)) :
+                           null,
     holder
   ];
 }

@@ -1,40 +1,24 @@
 // Stacked areas over steps.
+import {bottomAxis, frame, leftAxis, partColours, partLegend, scaleOver} from './frame.js';
 
-/// rows: {part, x, value}. parts: [{name, colour}].
+/// rows: {part, order, x, value, tip}. parts: [{name, colour}]. Null without a value.
 export function areas({rows, parts, xTitle, yTitle, format = '.3~s', width, height = 220}) {
-  return {
-    $schema: 'https://vega.github.io/schema/vega/v5.json',
+  const values = rows.filter((row) => row.value !== null);
+  if (values.length === 0) return null;
+  return frame({
     width,
     height,
-    padding: 4,
-    autosize: {type: 'fit-x', contains: 'padding'},
     data: [{
       name: 'rows',
-      values: rows.filter((row) => row.value !== null),
+      values,
       transform: [{type: 'stack', field: 'value', groupby: ['x'], sort: {field: 'order'}, as: ['from', 'to']}],
     }],
     scales: [
-      {name: 'x', type: 'linear', range: 'width', domain: {data: 'rows', field: 'x'}, zero: false, nice: false},
-      {name: 'y', type: 'linear', range: 'height', domain: {data: 'rows', field: 'to'}, zero: true, nice: true},
-      {
-        name: 'colour',
-        type: 'ordinal',
-        domain: parts.map((part) => part.name),
-        range: parts.map((part) => part.colour)
-      },
+      scaleOver('x', 'width', {data: 'rows', field: 'x'}, {zero: false, nice: false}),
+      scaleOver('y', 'height', {data: 'rows', field: 'to'}), partColours(parts)
     ],
-    axes: [
-      {
-        orient: 'bottom',
-        scale: 'x',
-        title: xTitle,
-        labelOverlap: true,
-        labelFlush: true,
-        tickCount: Math.max(3, Math.round(width / 90))
-      },
-      {orient: 'left', scale: 'y', title: yTitle, format, grid: true, domain: false, tickCount: 5},
-    ],
-    legends: [{fill: 'colour', orient: 'top', direction: 'horizontal', symbolType: 'square'}],
+    axes: [bottomAxis(width, {title: xTitle, grid: false}), leftAxis({title: yTitle, format, tickCount: 5})],
+    legends: [partLegend(width)],
     marks: [{
       type: 'group',
       from: {facet: {name: 'one', data: 'rows', groupby: 'part'}},
@@ -53,5 +37,5 @@ export function areas({rows, parts, xTitle, yTitle, format = '.3~s', width, heig
         },
       }],
     }],
-  };
+  });
 }

@@ -1,58 +1,32 @@
 // Horizontal bars, stacked when a row has several parts.
+import {bottomAxis, frame, namesAxis, partColours, partLegend, scaleOver} from './frame.js';
 
-/// rows: {name, part, value, tip}; the order of `names` is the order of the bars. parts: [{name, colour}].
-export function bars(
-    {rows, names, parts, title, format, domain, width, barHeight = 20, theme, legend = false, nameLimit}) {
-  const most = Math.max(...rows.map((row) => row.value ?? 0));
-  const numberFormat = format ?? (most >= 1000 ? '.3~s' : '.3~g');
-  const limit = nameLimit ?? Math.min(220, Math.round(width * 0.38));
-  return {
-    $schema: 'https://vega.github.io/schema/vega/v5.json',
+const barHeight = 20;
+const narrow = 480;
+
+/// rows: {name, part, value, tip}, in the order of the bars. parts: [{name, colour}]. Null without a value.
+export function bars({rows, parts, title, format, domain, width, legend = parts.length > 1}) {
+  const values = rows.filter((row) => row.value !== null);
+  if (values.length === 0) return null;
+  const names = [...new Set(values.map((row) => row.name))];
+  const most = Math.max(...values.map((row) => row.value));
+  return frame({
     width,
     height: barHeight * names.length,
-    padding: 4,
-    autosize: {type: 'fit-x', contains: 'padding'},
     data: [{
       name: 'rows',
-      values: rows.filter((row) => row.value !== null),
+      values,
       transform: [{type: 'stack', field: 'value', groupby: ['name'], as: ['from', 'to']}],
     }],
     scales: [
-      {
-        name: 'x',
-        type: 'linear',
-        range: 'width',
-        zero: true,
-        nice: !domain,
-        domain: domain ??
-            {
-              data: 'rows', field: 'to'
-            }
-      },
-      {name: 'y', type: 'band', range: 'height', domain: names, padding: 0.22},
-      {
-        name: 'colour',
-        type: 'ordinal',
-        domain: parts.map((part) => part.name),
-        range: parts.map((part) => part.colour)
-      },
+      scaleOver('x', 'width', domain ?? {data: 'rows', field: 'to'}, {nice: !domain}),
+      {name: 'y', type: 'band', range: 'height', domain: names, padding: 0.22}, partColours(parts)
     ],
     axes: [
-      {
-        orient: 'bottom',
-        scale: 'x',
-        title,
-        format: numberFormat,
-        grid: true,
-        labelOverlap: true,
-        labelFlush: true,
-        tickCount: Math.max(3, Math.round(width / 130))
-      },
-      {orient: 'left', scale: 'y', labelLimit: limit, ticks: false, domain: false},
+      bottomAxis(width, {title, format: format ?? (most >= 1000 ? '.3~s' : '.3~g')}, 130),
+      namesAxis(Math.min(220, Math.round(width * (width < narrow ? 0.52 : 0.38))))
     ],
-    legends: legend || parts.length > 1 ?
-        [{fill: 'colour', orient: 'top', direction: 'horizontal', symbolType: 'square'}] :
-        [],
+    legends: legend ? [partLegend(width)] : [],
     marks: [{
       type: 'rect',
       name: 'bar',
@@ -70,5 +44,5 @@ export function bars(
         hover: {fillOpacity: {value: 0.75}}
       },
     }],
-  };
+  });
 }

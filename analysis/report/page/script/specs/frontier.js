@@ -1,4 +1,5 @@
-// Throughput against error; the points nobody beats are joined.
+// Throughput against damage; the points nobody beats are joined.
+import {atPoint, bottomAxis, frame, leftAxis, scaleOver} from './frame.js';
 
 const lineHeight = 14;
 const letterWidth = 6;
@@ -22,49 +23,30 @@ function readable(on, points, width, height) {
   return taken.map((one) => one.point);
 }
 
-/// rows: {name, x, y, on, tip}.
+/// rows: {name, x, y, on, outside: drawn as a diamond, tip}. Null without a point.
 export function frontier({rows, xTitle, yTitle, width, height = 320, theme}) {
   const points = rows.filter((row) => row.x !== null && row.y !== null);
+  if (points.length === 0) return null;
   const on = points.filter((row) => row.on).sort((a, b) => a.x - b.x);
-  return {
-    $schema: 'https://vega.github.io/schema/vega/v5.json',
+  const nearRight = 'scale(\'x\', datum.x) > width * 0.7';
+  return frame({
     width,
     height,
-    padding: 4,
-    autosize: {type: 'fit-x', contains: 'padding'},
     data: [
       {name: 'points', values: points}, {name: 'on', values: on},
       {name: 'named', values: readable(on, points, width, height)}
     ],
     scales: [
-      {name: 'x', type: 'linear', range: 'width', zero: true, nice: true, domain: {data: 'points', field: 'x'}},
-      {name: 'y', type: 'linear', range: 'height', zero: false, nice: true, domain: {data: 'points', field: 'y'}},
+      scaleOver('x', 'width', {data: 'points', field: 'x'}),
+      scaleOver('y', 'height', {data: 'points', field: 'y'}, {zero: false})
     ],
-    axes: [
-      {
-        orient: 'bottom',
-        scale: 'x',
-        title: xTitle,
-        grid: true,
-        labelOverlap: true,
-        labelFlush: true,
-        tickCount: Math.max(3, Math.round(width / 90))
-      },
-      {orient: 'left', scale: 'y', title: yTitle, grid: true, domain: false, format: '~s', tickCount: 6},
-    ],
+    axes: [bottomAxis(width, {title: xTitle}), leftAxis({title: yTitle, format: '~s'})],
     marks: [
       {
         type: 'line',
         from: {data: 'on'},
         interactive: false,
-        encode: {
-          enter: {
-            x: {scale: 'x', field: 'x'},
-            y: {scale: 'y', field: 'y'},
-            stroke: {value: theme.accent},
-            strokeWidth: {value: 2}
-          }
-        },
+        encode: {enter: {...atPoint, stroke: {value: theme.accent}, strokeWidth: {value: 2}}},
       },
       {
         type: 'symbol',
@@ -72,11 +54,11 @@ export function frontier({rows, xTitle, yTitle, width, height = 320, theme}) {
         from: {data: 'points'},
         encode: {
           enter: {
-            x: {scale: 'x', field: 'x'},
-            y: {scale: 'y', field: 'y'},
+            ...atPoint,
             tooltip: {field: 'tip'},
+            shape: {signal: 'datum.outside ? \'diamond\' : \'circle\''},
             fill: {signal: `datum.on ? '${theme.accent}' : '${theme.background}'`},
-            stroke: {signal: `datum.on ? '${theme.accent}' : '${theme.muted}'`},
+            stroke: {signal: `datum.on ? '${theme.accent}' : datum.outside ? '${theme.warning}' : '${theme.muted}'`},
             strokeWidth: {value: 1.5}
           },
           update: {size: {signal: 'datum.on ? 90 : 45'}},
@@ -89,17 +71,16 @@ export function frontier({rows, xTitle, yTitle, width, height = 320, theme}) {
         interactive: false,
         encode: {
           enter: {
-            x: {scale: 'x', field: 'x'},
-            y: {scale: 'y', field: 'y'},
+            ...atPoint,
             text: {field: 'name'},
             fill: {value: theme.text},
-            align: {signal: 'scale(\'x\', datum.x) > width * 0.7 ? \'right\' : \'left\''},
-            dx: {signal: 'scale(\'x\', datum.x) > width * 0.7 ? -8 : 8'},
-            dy: {value: 12},
+            align: {signal: `${nearRight} ? 'right' : 'left'`},
+            dx: {signal: `${nearRight} ? -8 : 8`},
+            dy: {signal: 'scale(\'y\', datum.y) > height - 16 ? -8 : 12'},
             limit: {signal: 'width * 0.5'}
           }
         },
       },
     ],
-  };
+  });
 }

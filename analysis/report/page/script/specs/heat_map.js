@@ -1,4 +1,5 @@
 // Coloured cells over two axes; the cells' values are replaced while the axes and the colours stay.
+import {bottomAxis, frame, namesAxis} from './frame.js';
 
 /// cells: {column, row, value, tip}. columns, rows: names in order. domain: the colours' [low, high].
 export function heatMap({
@@ -18,13 +19,10 @@ export function heatMap({
   rowLimit = 120
 }) {
   const shown = cells.filter((cell) => cell.value !== null);
-  const wide = width < 480;
-  return {
-    $schema: 'https://vega.github.io/schema/vega/v5.json',
+  const narrow = width < 480;
+  return frame({
     width,
     height: Math.max(40, cellHeight * rows.length),
-    padding: 4,
-    autosize: {type: 'fit-x', contains: 'padding'},
     data: [{name: 'cells', values: shown}],
     scales: [
       {name: 'x', type: 'band', domain: columns, range: 'width'},
@@ -32,34 +30,19 @@ export function heatMap({
       {name: 'colour', type: log ? 'log' : 'linear', domain, range: {scheme: 'viridis'}, reverse, clamp: true},
     ],
     axes: [
-      {
-        orient: 'bottom',
-        scale: 'x',
-        title: columnTitle,
-        labelOverlap: true,
-        labelAngle: 0,
-        ticks: false,
-        domain: false
-      },
-      {
-        orient: 'left',
-        scale: 'y',
-        title: rowTitle,
-        labelOverlap: true,
-        labelLimit: rowLimit,
-        ticks: false,
-        domain: false
-      },
+      bottomAxis(
+          width, {title: columnTitle, labelAngle: 0, labelFlush: false, grid: false, ticks: false, domain: false}),
+      namesAxis(rowLimit, {title: rowTitle, labelOverlap: true})
     ],
     legends: [{
       fill: 'colour',
       type: 'gradient',
       title: valueTitle,
       format,
-      orient: wide ? 'bottom' : 'right',
+      orient: narrow ? 'bottom' : 'right',
       titleLimit: 240,
-      direction: wide ? 'horizontal' : 'vertical',
-      gradientLength: wide ? Math.max(100, width - 120) : Math.min(200, Math.max(60, cellHeight * rows.length - 40)),
+      direction: narrow ? 'horizontal' : 'vertical',
+      gradientLength: narrow ? Math.max(100, width - 120) : Math.min(200, Math.max(60, cellHeight * rows.length - 40)),
     }],
     marks: [
       {
@@ -86,5 +69,5 @@ export function heatMap({
         },
       },
     ],
-  };
+  });
 }

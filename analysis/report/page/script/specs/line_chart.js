@@ -1,4 +1,5 @@
 // Lines of several series over one axis, with bands, points, dashed rules and a step-free hover.
+import {atPoint, bottomAxis, frame, leftAxis, scaleOver} from './frame.js';
 
 // A cross as Vega reads shapes: a path within a square from -1 to 1.
 const crossed = 'M-.7,-.7L.7,.7M.7,-.7L-.7,.7';
@@ -20,8 +21,8 @@ const dimmed = (theme) => ({colour: theme.faint, dash: [], shape: 'circle'});
 /// series: [{name, look}]: a series without a look is drawn faint, behind the others.
 /// front: points [{x, y}] joined by a broad pale line, in order.
 /// paper: with a legend and without what only a pointer needs.
-/// x, y: {title, log, format, domain, values, zero, nice}. rules: [{y, label}]. points: whether they are drawn beside
-/// the lines.
+/// x, y: {title, log, format, values, zero, nice}. rules: [{y, label}]. points: whether they are drawn beside the
+/// lines. Null without a row that can be drawn.
 export function lineChart({
   rows,
   series,
@@ -42,12 +43,13 @@ export function lineChart({
   const strong = named.filter((entry) => entry.look);
   const usable = (row) => row.x !== null && row.y !== null && (!x.log || row.x > 0) && (!y.log || row.y > 0);
   const kept = rows.filter(usable);
+  if (kept.length === 0) return null;
   // A bound of zero has no place on a logarithmic axis: bands end at the lowest value.
   const lowest = y.log ? kept.reduce((least, row) => Math.min(least, row.y), Infinity) : -Infinity;
   const points = kept.map((row) => ({
                             ...row,
                             strong: Boolean(series[row.s].look),
-                            low: row.low === null || row.low === undefined ? null : Math.max(row.low, lowest),
+                            low: (row.low ?? null) === null ? null : Math.max(row.low, lowest),
                           }));
   const ids = named.map((entry) => entry.s);
   const lines = (name, strongOnes) => ({
@@ -77,8 +79,7 @@ export function lineChart({
         interactive: false,
         encode: {
           enter: {
-            x: {scale: 'x', field: 'x'},
-            y: {scale: 'y', field: 'y'},
+            ...atPoint,
             stroke: {scale: 'colour', field: 's'},
             strokeDash: {scale: 'dash', field: 's'},
             interpolate: {value: step ? 'step-after' : 'linear'},
@@ -96,34 +97,16 @@ export function lineChart({
       },
     ],
   });
-  const faint = points.filter((row) => !row.strong);
   const bold = points.filter((row) => row.strong);
-  const axis = (orient, scale, options) => ({
-    orient,
-    scale,
-    title: options.title,
-    format: options.format,
-    values: options.values,
-    grid: true,
-    domain: orient === 'bottom',
-    labelOverlap: true,
-    tickCount: orient === 'bottom' ? Math.max(3, Math.round(width / 90)) : 6,
-    labelFlush: orient === 'bottom',
-  });
-  const scale = (name, range, options, low, high) => ({
-    name,
+  const scale = (name, range, options, domain) => scaleOver(name, range, domain, {
     type: options.log ? 'log' : 'linear',
-    range,
     nice: options.nice ?? (range === 'height'),
     zero: Boolean(options.zero) && !options.log,
-    domain: options.domain ?? {data: 'points', fields: [low, high]},
   });
-  return {
-    $schema: 'https://vega.github.io/schema/vega/v5.json',
+  const ticks = ({title, format, values}) => ({title, format, values});
+  return frame({
     width,
     height,
-    padding: 4,
-    autosize: {type: 'fit-x', contains: 'padding'},
     signals: [
       {
         name: 'hovered',
@@ -133,7 +116,7 @@ export function lineChart({
     ],
     data: [
       {name: 'points', values: points},
-      {name: 'faint', values: faint},
+      {name: 'faint', values: points.filter((row) => !row.strong)},
       {name: 'strong', values: bold},
       {
         name: 'extent',
@@ -143,18 +126,13 @@ export function lineChart({
       {name: 'front', values: front},
     ],
     scales: [
-      scale('x', 'width', x, 'x', 'x'),
-      {
-        ...scale('y', 'height', y, 'y', 'y'),
-        ...(y.domain ? {} : {
-          domain: {
-            fields: [
-              {data: 'points', field: 'y'}, {data: 'extent', field: 'v'},
-              ...(rules.length > 0 ? [{data: 'rules', field: 'y'}] : [])
-            ]
-          }
-        })
-      },
+      scale('x', 'width', x, {data: 'points', field: 'x'}),
+      scale('y', 'height', y, {
+        fields: [
+          {data: 'points', field: 'y'}, {data: 'extent', field: 'v'},
+          ...(rules.length > 0 ? [{data: 'rules', field: 'y'}] : [])
+        ]
+      }),
       {name: 'colour', type: 'ordinal', domain: ids, range: looks.map((one) => one.colour)},
       {name: 'dash', type: 'ordinal', domain: ids, range: looks.map((one) => one.dash)},
       {name: 'shape', type: 'ordinal', domain: ids, range: looks.map((one) => one.shape)},
@@ -173,8 +151,8 @@ export function lineChart({
       },
     ],
     axes: [
-      axis('bottom', 'x', x),
-      axis('left', 'y', {...y, values: powersOfTen(y, [...points, ...rules].map((row) => row.y))})
+      bottomAxis(width, ticks(x)),
+      leftAxis(ticks({...y, values: powersOfTen(y, [...points, ...rules].map((row) => row.y))}))
     ],
     legends: (paper || legend) && strong.length > 0 ? [{
       stroke: 'named',
@@ -194,8 +172,7 @@ export function lineChart({
         interactive: false,
         encode: {
           enter: {
-            x: {scale: 'x', field: 'x'},
-            y: {scale: 'y', field: 'y'},
+            ...atPoint,
             stroke: {value: theme.text},
             strokeOpacity: {value: 0.13},
             strokeWidth: {value: 11},
@@ -242,8 +219,7 @@ export function lineChart({
         interactive: false,
         encode: {
           enter: {
-            x: {scale: 'x', field: 'x'},
-            y: {scale: 'y', field: 'y'},
+            ...atPoint,
             shape: {signal: `datum.over ? '${crossed}' : scale('shape', datum.s)`},
             stroke: {scale: 'colour', field: 's'},
             strokeWidth: {value: 1.5}
@@ -263,8 +239,7 @@ export function lineChart({
         from: {data: 'points'},
         encode: {
           enter: {
-            x: {scale: 'x', field: 'x'},
-            y: {scale: 'y', field: 'y'},
+            ...atPoint,
             size: {value: 160},
             fill: {value: 'transparent'},
             cursor: {value: 'pointer'},
@@ -273,5 +248,5 @@ export function lineChart({
         },
       }]),
     ],
-  };
+  });
 }

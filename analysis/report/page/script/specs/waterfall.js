@@ -1,4 +1,5 @@
 // What is taken from a sum, one bar after the other, and what remains.
+import {bottomAxis, frame, namesAxis, partColours, scaleOver} from './frame.js';
 
 const right = 'max(datum.from, datum.to)';
 const left = 'min(datum.from, datum.to)';
@@ -13,43 +14,18 @@ export function waterfall({lines, total, title, format = '.3~s', width, theme}) 
     return {...line, from, to: reached, kind: line.value < 0 ? 'taken' : 'given'};
   });
   steps.push({...total, from: 0, to: total.value, kind: 'left'});
-  return {
-    $schema: 'https://vega.github.io/schema/vega/v5.json',
+  return frame({
     width,
     height: 24 * steps.length,
-    padding: 4,
-    autosize: {type: 'fit-x', contains: 'padding'},
     data: [{name: 'steps', values: steps}],
     scales: [
-      {
-        name: 'x',
-        type: 'linear',
-        range: 'width',
-        zero: true,
-        nice: true,
-        domain: {data: 'steps', fields: ['from', 'to']}
-      },
-      {name: 'y', type: 'band', range: 'height', domain: steps.map((step) => step.name), padding: 0.2},
-      {
-        name: 'colour',
-        type: 'ordinal',
-        domain: ['given', 'taken', 'left'],
-        range: [theme.tiers.disk, theme.warning, theme.accent]
-      },
+      scaleOver('x', 'width', {data: 'steps', fields: ['from', 'to']}),
+      {name: 'y', type: 'band', range: 'height', domain: steps.map((step) => step.name), padding: 0.2}, partColours([
+        {name: 'given', colour: theme.tiers.disk}, {name: 'taken', colour: theme.warning},
+        {name: 'left', colour: theme.accent}
+      ])
     ],
-    axes: [
-      {
-        orient: 'bottom',
-        scale: 'x',
-        title,
-        format,
-        grid: true,
-        labelOverlap: true,
-        labelFlush: true,
-        tickCount: Math.max(3, Math.round(width / 130))
-      },
-      {orient: 'left', scale: 'y', labelLimit: Math.min(200, Math.round(width * 0.4)), ticks: false, domain: false},
-    ],
+    axes: [bottomAxis(width, {title, format}, 130), namesAxis(Math.min(200, Math.round(width * 0.4)))],
     marks: [
       {
         type: 'rect',
@@ -89,5 +65,5 @@ export function waterfall({lines, total, title, format = '.3~s', width, theme}) 
         },
       },
     ],
-  };
+  });
 }
