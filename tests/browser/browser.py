@@ -36,11 +36,21 @@ class Browser:
     def script(self, text, *arguments):
         return self.driver.execute_script(text, *arguments)
 
-    def wait_for(self, condition, what):
+    def wait_for(self, condition, what, action=lambda: None):
+        """`action` is done before every look: a page that is still being laid out may have missed the one before."""
         end = time.monotonic() + PATIENCE
-        while not self.script(f"return Boolean({condition})"):
+        while True:
+            action()
+            if self.script(f"return Boolean({condition})"):
+                return
             assert time.monotonic() < end, f"waited {PATIENCE} s for {what}"
             time.sleep(0.05)
+
+    def point_at(self, find):
+        """Moves the mouse to the middle of the element that the script `find` returns."""
+        x, y = self.script(f"const box = ({find}).getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2];")
+        for away in (5, 0):
+            self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x - away, "y": y})
 
     def open(self, path, width=1280, theme="light"):
         """Opens a page and waits until all its sections are there; what was logged before is forgotten."""

@@ -110,11 +110,10 @@ class RealReport(PageTest):
     def test_hovering_shows_the_value(self):
         browser.open(sample.page)
         browser.scroll_through()
-        browser.script("document.querySelector('[data-figure=error_budget_curves] .chart').scrollIntoView({block: 'center'})")
-        place = browser.script("""const points = document.querySelectorAll('[data-figure=error_budget_curves] .point path');
-            const box = points[points.length - 2].getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2];""")
-        browser.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": place[0], "y": place[1]})
-        browser.wait_for("!document.getElementById('tip').hidden", "the value under the pointer")
+        chart = "document.querySelector('[data-figure=error_budget_curves] .chart')"
+        browser.script(f"{chart}.scrollIntoView({{block: 'center'}})")
+        browser.wait_for("!document.getElementById('tip').hidden", "the value under the pointer",
+                         lambda: browser.point_at(f"[...{chart}.querySelectorAll('.point path')].at(-2)"))
         self.assertIn("predicted damage", browser.script("return document.getElementById('tip').textContent"))
 
     def test_paper_shows_everything_in_light_colours(self):
