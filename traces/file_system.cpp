@@ -29,7 +29,8 @@ std::uint64_t readable_file_size(const std::filesystem::path& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) throw system_error(errno, path, "read the file");
   if (!S_ISREG(status.st_mode)) {
-    throw Error(ErrorCode::not_a_trace, "not a regular file: expected one, not a folder or a device", {.file = path.string()});
+    throw Error(ErrorCode::not_a_trace, "not a regular file: expected one, not a folder or a device",
+                {.file = path.string()});
   }
   const FileDescriptor file(path, O_RDONLY, "read the file");
   return static_cast<std::uint64_t>(status.st_size);
