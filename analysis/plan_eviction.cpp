@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "analysis/pareto_front.h"
 #include "policies/policy.h"
 #include "traces/error.h"
 
@@ -53,18 +54,14 @@ void mark_frontier(std::span<PlanRow> rows, bool fewest_gpus) {
   const bool predicted = std::none_of(
       rows.begin(), rows.end(), [&](const PlanRow& row) { return comparable(row) && std::isnan(row.predicted_kl); });
   const auto damage = [&](const PlanRow& row) { return predicted ? row.predicted_kl : row.output_error; };
-  std::vector<PlanRow*> rivals;
-  for (PlanRow& row : rows) {
-    if (!comparable(row)) continue;
-    row.frontier = 0;
-    if (!is_oracle(row.policy)) rivals.push_back(&row);
+  std::vector<double> damages, costs;
+  for (const PlanRow& row : rows) {
+    damages.push_back(comparable(row) && !is_oracle(row.policy) ? damage(row) : PlanRow::none);
+    costs.push_back(-gain(row));
   }
-  for (PlanRow* row : rivals) {
-    const bool beaten = std::any_of(rivals.begin(), rivals.end(), [&](const PlanRow* other) {
-      return gain(*other) >= gain(*row) && damage(*other) <= damage(*row) &&
-             (gain(*other) > gain(*row) || damage(*other) < damage(*row));
-    });
-    row->frontier = beaten ? 0 : 1;
+  const std::vector<std::uint8_t> on = pareto_front(damages, costs);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (comparable(rows[i])) rows[i].frontier = on[i];
   }
 }
 

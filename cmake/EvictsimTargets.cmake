@@ -19,7 +19,9 @@ target_compile_options(evictsim_build_flags INTERFACE
   $<$<BOOL:${EVICTSIM_WARNINGS_AS_ERRORS}>:-Werror>
   $<$<BOOL:${EVICTSIM_ARCHITECTURE}>:-march=${EVICTSIM_ARCHITECTURE}>
   # Fused multiply-add only where it is written (Eigen's kernels): the same bits from every optimisation level.
-  -ffp-contract=off)
+  -ffp-contract=off
+  # Nothing reads errno or the processor's exception flags after arithmetic; the results are the same bits.
+  -fno-math-errno -fno-trapping-math)
 if(EVICTSIM_SANITIZE)
   target_compile_options(evictsim_build_flags INTERFACE
     -fsanitize=${EVICTSIM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -19,7 +19,7 @@ void add_squared_norms(const Matrix& rows, std::span<double> out) {
 
 OutputProjection::OutputProjection(Matrix w_o, std::optional<Norm> norm)
     : w_o_(std::move(w_o)), norm_(std::move(norm)) {
-  if (!norm_) norms_ = ProductNorms::of(w_o_);
+  if (!norm_) packed_ = PackedMatrix::of(w_o_);
 }
 
 void OutputProjection::expect_rows(Index rows) {
@@ -34,7 +34,7 @@ void OutputProjection::expect_rows(Index rows) {
   if (saved <= factorisation) return;
   Eigen::MatrixXf factor = w_o_;
   const Eigen::HouseholderQR<Eigen::Ref<Eigen::MatrixXf>> in_place(factor);
-  norms_ = ProductNorms::of_upper(factor);
+  packed_ = PackedMatrix::of_upper(factor);
   uses_factor_ = true;
 }
 
@@ -42,7 +42,7 @@ Matrix OutputProjection::project(const Matrix& rows) const { return rows * w_o_.
 
 void OutputProjection::output_squared(const Matrix& full, std::span<double> out) const {
   if (!norm_) {
-    norms_.squared(full, out);
+    packed_.squared_norms(full, out);
     return;
   }
   Matrix y = project(full);
@@ -57,7 +57,7 @@ void OutputProjection::error_squared(const Matrix& full, const Matrix& differenc
     if (difference.isZero(0.0F)) {
       std::fill(out.begin(), out.end(), 0.0);
     } else {
-      norms_.squared(difference, out);
+      packed_.squared_norms(difference, out);
     }
     return;
   }
@@ -75,12 +75,13 @@ Matrix OutputProjection::error_behind_norm(const Matrix& full, const Matrix& dif
   return cut;
 }
 
-void OutputProjection::look_along(const Matrix& directions) { along_ = norm_ ? directions : directions * w_o_; }
+void OutputProjection::look_along(const Matrix& directions) {
+  along_ = PackedMatrix::of(norm_ ? directions : Matrix(directions * w_o_));
+}
 
 Matrix OutputProjection::error_along(const Matrix& full, const Matrix& difference) const {
-  if (difference.isZero(0.0F)) return Matrix::Zero(difference.rows(), along_.rows());
-  if (!norm_) return difference * along_.transpose();
-  return error_behind_norm(full, difference) * along_.transpose();
+  if (!norm_ || difference.isZero(0.0F)) return along_.products(difference);
+  return along_.products(error_behind_norm(full, difference));
 }
 
 }  // namespace evictsim::models

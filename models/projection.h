@@ -7,7 +7,7 @@
 
 #include "models/matrix.h"
 #include "models/norm.h"
-#include "models/product_norms.h"
+#include "models/packed_matrix.h"
 #include "traces/header.h"
 
 namespace evictsim::models {
@@ -46,9 +46,9 @@ class OutputProjection {
 
   Matrix w_o_;
   std::optional<Norm> norm_;
-  ProductNorms norms_;  ///< of W_O or its factor; unused behind a norm
+  PackedMatrix packed_;  ///< of W_O or its factor; unused behind a norm
   bool uses_factor_ = false;
-  Matrix along_;  ///< directions W_O; behind a norm the directions themselves
+  PackedMatrix along_;  ///< directions W_O; behind a norm the directions themselves
 };
 
 }  // namespace evictsim::models

@@ -91,11 +91,12 @@ std::vector<std::int32_t> select_best(const LayerScores& scores, int head, Index
   std::uint64_t best_dropped = std::numeric_limits<std::uint64_t>::max();
   if (kept + 1 == keys.size()) {
     // What every step of a policy that cuts while decoding asks for.
-    const auto worst = std::find(keys.begin(), keys.end(), *std::max_element(keys.begin(), keys.end()));
+    std::uint64_t largest = 0;
+    for (const std::uint64_t key : keys) largest = std::max(largest, key);
+    const auto worst = std::find(keys.begin(), keys.end(), largest) - keys.begin();
     std::vector<std::int32_t> places(kept);
-    const auto middle = places.begin() + (worst - keys.begin());
-    std::iota(places.begin(), middle, 0);
-    std::iota(middle, places.end(), static_cast<std::int32_t>(worst - keys.begin()) + 1);
+    std::iota(places.begin(), places.begin() + worst, 0);
+    std::iota(places.begin() + worst, places.end(), static_cast<std::int32_t>(worst) + 1);
     return places;
   }
   if (kept < keys.size()) {

@@ -9,8 +9,8 @@
 #include <set>
 #include <string_view>
 
+#include "analysis/pareto_front.h"
 #include "analysis/plan_eviction.h"
-#include "analysis/report/ranking.h"
 
 namespace evictsim::analysis {
 namespace {

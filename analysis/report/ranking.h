@@ -8,13 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "analysis/pareto_front.h"
 #include "analysis/report/point_grid.h"
 
 namespace evictsim::analysis {
-
-/// One element per point: 1 where no other point has at most its `x` and at most its `cost` and less of one. Points
-/// with a NaN are not on the front, and beat none.
-std::vector<std::uint8_t> pareto_front(std::span<const double> x, std::span<const double> cost);
 
 struct Fronts {
   /// [policies, budgets], 1 on the front. Oracles and the full cache stand outside.

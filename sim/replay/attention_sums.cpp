@@ -31,29 +31,34 @@ AttentionSums::AttentionSums(Index columns, Index dim)
           .output = Matrix::Zero(blocks(columns, block_rows) * block_rows, blocks(dim, block_columns) * block_columns),
           .mass = Eigen::RowVectorXd::Zero(columns),
           .surprise = Eigen::RowVectorXd::Zero(columns)},
-      probability_(totals_.output.rows() * most_waiting),
+      probability_(most_waiting),
+      last_(Matrix::Zero(most_waiting, block_rows)),
+      own_(most_waiting, columns),
       value_(totals_.output.cols() * most_waiting),
       mass_(Eigen::RowVectorXf::Zero(columns)),
       surprise_(Eigen::RowVectorXf::Zero(columns)) {
   // What no entry writes: the columns that fill up the last block.
-  if (columns % block_rows != 0) probability_.tail(block_rows * most_waiting).setZero();
   if (dim % block_columns != 0) value_.tail(block_columns * most_waiting).setZero();
+}
+
+AttentionSums::AttentionSums(const AttentionTotals& start, Index first, Index columns, Index dim)
+    : AttentionSums(columns, dim) {
+  totals_.output.topRows(columns) = start.output.middleRows(first, columns);
+  totals_.mass = start.mass.segment(first, columns);
+  totals_.surprise = start.surprise.segment(first, columns);
 }
 
 void AttentionSums::add(const float* probability, const float* surprise, const float* value) {
   using Row = Eigen::Map<const Eigen::RowVectorXf>;
   mass_ += Row(probability, columns_);
   surprise_ += Row(surprise, columns_);
-  if (++added_ % rows_in_float == 0) add_to_mass();
+  if (++added_ == rows_in_float) add_to_mass();
 
-  float* to = probability_.data() + waiting_ * block_rows;
+  probability_[static_cast<std::size_t>(waiting_)] = probability;
+  std::copy(probability + columns_ / block_rows * block_rows, probability + columns_, &last_(waiting_, 0));
+  float* to = value_.data() + waiting_ * block_columns;
   Index c = 0;
-  for (; c + block_rows <= columns_; c += block_rows, to += most_waiting * block_rows) {
-    std::memcpy(to, probability + c, block_rows * sizeof(float));
-  }
-  std::copy(probability + c, probability + columns_, to);
-  to = value_.data() + waiting_ * block_columns;
-  for (c = 0; c + block_columns <= dim_; c += block_columns, to += most_waiting * block_columns) {
+  for (; c + block_columns <= dim_; c += block_columns, to += most_waiting * block_columns) {
     std::memcpy(to, value + c, block_columns * sizeof(float));
   }
   std::copy(value + c, value + dim_, to);
@@ -62,13 +67,17 @@ void AttentionSums::add(const float* probability, const float* surprise, const f
 
 void AttentionSums::add_outputs() {
   Matrix& output = totals_.output;
-  for (Index row = 0; row < output.rows(); row += block_rows) {
-    const float* left = probability_.data() + row * most_waiting;
+  const auto add_block = [&](Index row, const auto& probability) {
     for (Index column = 0; column < output.cols(); column += block_columns) {
-      models::add_products([left](Index i, Index k) { return left[k * block_rows + i]; },
-                           value_.data() + column * most_waiting, waiting_, false, &output(row, column), output.cols());
+      models::add_products(probability, value_.data() + column * most_waiting, waiting_, false, &output(row, column),
+                           output.cols());
     }
+  };
+  Index row = 0;
+  for (; row + block_rows <= columns_; row += block_rows) {
+    add_block(row, [first = probability_.data(), row](Index i, Index k) { return first[k][row + i]; });
   }
+  if (row < columns_) add_block(row, [this](Index i, Index k) { return last_(k, i); });
   waiting_ = 0;
 }
 
@@ -77,6 +86,7 @@ void AttentionSums::add_to_mass() {
   totals_.surprise += surprise_.cast<double>();
   mass_.setZero();
   surprise_.setZero();
+  added_ = 0;
 }
 
 const AttentionTotals& AttentionSums::totals() {

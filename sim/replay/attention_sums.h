@@ -25,9 +25,14 @@ struct AttentionTotals {
 class AttentionSums {
  public:
   AttentionSums(Index columns, Index dim);
+  /// Goes on from the sums `start` in `columns` of its columns, from `first` on.
+  AttentionSums(const AttentionTotals& start, Index first, Index columns, Index dim);
 
-  /// Adds an entry: `probability` [C], `surprise` [C] (p ln p) and `value` [d].
+  /// Adds an entry: `probability` [C], `surprise` [C] (p ln p) and `value` [d]. `probability` is read again until the
+  /// next call of `totals` and must stay as it is; what lies nowhere else goes into `own_probability`.
   void add(const float* probability, const float* surprise, const float* value);
+  /// A row [C] for the probabilities of the next entry.
+  float* own_probability() { return own_.row(waiting_).data(); }
   /// The sums so far.
   const AttentionTotals& totals();
 
@@ -37,10 +42,12 @@ class AttentionSums {
 
   Index columns_, dim_;
   AttentionTotals totals_;
-  // Entries not yet in `totals_.output`, in the order that the product reads.
+  // Entries not yet in `totals_.output`. Values lie in the order that the product reads.
   Index waiting_ = 0;
-  Eigen::VectorXf probability_;  ///< [column block][entry][models::block_rows]
-  Eigen::VectorXf value_;        ///< [dim block][entry][models::block_columns]
+  std::vector<const float*> probability_;  ///< [entry] of C floats
+  Matrix last_;                            ///< [entry, models::block_rows] the columns of a block that C does not fill
+  Matrix own_;                             ///< [entry, C]
+  Eigen::VectorXf value_;                  ///< [dim block][entry][models::block_columns]
   // A few rows are added in float first, which costs no digits that a probability has and spares most conversions.
   Index added_ = 0;
   Eigen::RowVectorXf mass_, surprise_;

@@ -10,19 +10,16 @@ void split_by_class(const LayerData& layer, const TokenClasses& classes, Tile& t
   for (Matrix& masses : tile.class_mass) masses.resize(tile.size(), geometry.num_query_heads);
   tbb::parallel_for(0, geometry.num_kv_heads, [&](int kv_head) {
     const models::AttentionColumns& columns = tile.heads[static_cast<std::size_t>(kv_head)];
-    const Index width = columns.probability.cols();
-    Eigen::RowVectorXd decoded = Eigen::RowVectorXd::Zero(width);
-    for (auto row = static_cast<std::int32_t>(layer.prompt_length()); row < tile.entries; ++row) {
-      if (classes.may_be_decoded(row)) decoded += columns.probability.row(row).cast<double>();
-    }
-    for (Index column = 0; column < width; ++column) {
+    Eigen::RowVectorXd& decoded = tile.decoded_mass[static_cast<std::size_t>(kv_head)];
+    decoded = mass_on_decoded(columns, classes, layer.prompt_length());
+    for (Index column = 0; column < decoded.size(); ++column) {
       const int query_head = kv_head * geometry.group_size() + static_cast<int>(column / tile.size());
       const Index r = column % tile.size();
-      ClassMasses masses = {};
-      masses[TokenClasses::of(TokenClass::decoded)] = decoded[column];
-      add_listed(tile, columns, query_head, r, column, [&](std::int32_t) { return &masses; });
-      classes.fill_rest(1, masses);
-      store_classes(tile, query_head, r, masses, tile.class_mass);
+      ListedMasses masses;
+      masses.classes[TokenClasses::of(TokenClass::decoded)] = decoded[column];
+      add_listed(tile, columns, query_head, r, column, [&](std::int32_t) -> ListedMasses& { return masses; });
+      classes.fill_rest(1, masses.classes);
+      store_classes(tile, query_head, r, masses.classes, tile.class_mass);
     }
   });
 }

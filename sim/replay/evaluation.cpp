@@ -1,10 +1,9 @@
 #include "sim/replay/evaluation.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
-
-#include "sim/replay/attention_sums.h"
 
 namespace evictsim::sim {
 namespace {
@@ -15,6 +14,13 @@ class MemberWriter {
   MemberWriter(const LayerData& layer, const Tile& tile, const CacheHead& head, BlockMetrics& out)
       : layer_(layer), tile_(tile), head_(head), out_(out) {}
 
+  /// Where the output of a member is kept, and what it moved by in the end.
+  auto output(Index member, Index column) {
+    const Index dim = layer_.geometry().head_dim;
+    const auto query_head = static_cast<Index>(head_.first_query_head) + column / tile_.size();
+    return out_.difference.row(member * tile_.size() + column % tile_.size()).segment(query_head * dim, dim);
+  }
+
   /// Turns to a column, whose renormalised full output is `full`.
   void begin(Index column, const Eigen::RowVectorXf& full) {
     column_ = column;
@@ -23,34 +29,34 @@ class MemberWriter {
     full_norm_ = std::sqrt(static_cast<double>(full.squaredNorm()));
   }
 
-  /// The column of a member. `useful_mass`: mass of the useful set that is resident; `classes`: that of the classes,
-  /// but for what fills the rest; `resident`: rows of the member that a given token row attends.
+  /// The column of a member, whose sums of outputs are in `output(member, column)` and others in `sums`. `listed`: mass
+  /// that is resident, but for what fills the rest of the classes; `resident`: rows of the member that a given token
+  /// row attends.
   template <typename Resident>
-  void write(Index member, const Eigen::RowVectorXf& full, const AttentionTotals& sums, double useful_mass,
-             const ClassMasses& classes, const Resident& resident) {
-    const Index dim = layer_.geometry().head_dim;
+  void write(Index member, const Eigen::RowVectorXf& full, const AttentionTotals& sums, const ListedMasses& listed,
+             const Resident& resident) {
+    auto output = this->output(member, column_);
     HeadMetrics metrics{.mass = sums.mass[column_], .full_norm = full_norm_};
     if (metrics.mass >= smallest_mass) {
-      moved_ = sums.output.row(column_).head(dim) * static_cast<float>(1.0 / metrics.mass) - full;
+      output = output * static_cast<float>(1.0 / metrics.mass) - full;
       metrics.entropy = sums.renormalised_entropy(column_);
-      metrics.useful_share = useful_mass / metrics.mass;
-      metrics.classes = classes;
+      metrics.useful_share = listed.useful_set / metrics.mass;
+      metrics.classes = listed.classes;
       tile_.classes.fill_rest(metrics.mass, metrics.classes);
       for (double& mass : metrics.classes) mass /= metrics.mass;
     } else {
-      write_exactly(query_head_, row_, full, resident(tile_.rows[static_cast<std::size_t>(row_)]), metrics);
+      write_exactly(full, resident(tile_.rows[static_cast<std::size_t>(row_)]), output, metrics);
     }
-    out_.difference.block(member * tile_.size() + row_, query_head_ * dim, 1, dim) = moved_;
-    metrics.error_norm = std::sqrt(static_cast<double>(moved_.squaredNorm()));
+    metrics.error_norm = std::sqrt(static_cast<double>(output.squaredNorm()));
     out_.store(member, tile_, row_, query_head_, metrics);
   }
 
  private:
-  void write_exactly(int query_head, Index r, const Eigen::RowVectorXf& full, const std::vector<std::int32_t>& resident,
+  template <typename Moved>
+  void write_exactly(const Eigen::RowVectorXf& full, const std::vector<std::int32_t>& resident, Moved& moved,
                      HeadMetrics& metrics) {
-    moved_.resize(full.size());
-    const std::int32_t row = tile_.rows[static_cast<std::size_t>(r)];
-    const MatrixView queries = layer_.queries(query_head);
+    const std::int32_t row = tile_.rows[static_cast<std::size_t>(row_)];
+    const MatrixView queries = layer_.queries(query_head_);
     const Index place = layer_.query_place(row);
     const std::vector<double> weights =
         models::reference_weights({queries.row(place).data(), static_cast<std::size_t>(queries.cols())},
@@ -58,11 +64,11 @@ class MemberWriter {
     const std::vector<double> output =
         models::reference_output(weights, layer_.values(head_.kv_head, tile_.entries), resident);
     for (Index c = 0; c < full.size(); ++c) {
-      moved_[c] = static_cast<float>(output[static_cast<std::size_t>(c)] - static_cast<double>(full[c]));
+      moved[c] = static_cast<float>(output[static_cast<std::size_t>(c)] - static_cast<double>(full[c]));
     }
     for (const double weight : weights) metrics.entropy -= weight > 0 ? weight * std::log(weight) : 0.0;
-    metrics.classes = split_weights(tile_, query_head, r, resident, weights);
-    for (const UsefulSets::Entry& useful : tile_.useful.at(query_head, r)) {
+    metrics.classes = split_weights(tile_, query_head_, row_, resident, weights);
+    for (const UsefulSets::Entry& useful : tile_.useful.at(query_head_, row_)) {
       const auto found = std::lower_bound(resident.begin(), resident.end(), useful.row);
       if (found != resident.end() && *found == useful.row) {
         metrics.useful_share += weights[static_cast<std::size_t>(found - resident.begin())];
@@ -78,7 +84,6 @@ class MemberWriter {
   Index column_ = 0, row_ = 0;
   int query_head_ = 0;
   double full_norm_ = 0;
-  Eigen::RowVectorXf moved_;  ///< [d] output of the member at hand minus full output
 };
 
 /// Rows that token row `row` sees, among those that `is_resident` accepts.
@@ -130,17 +135,21 @@ Index first_column(const LayerData& layer, const Tile& tile, const CacheHead& he
   return (head.first_query_head - head.kv_head * layer.geometry().group_size()) * tile.size();
 }
 
-ResidentOutput attend_all(const models::AttentionColumns& columns, const MatrixView& values) {
+FullAttention attend_all(const models::AttentionColumns& columns, const MatrixView& values, Index prompt_length) {
   const Index count = columns.probability.cols();
   AttentionSums sums(count, values.cols());
-  for (Index j = 0; j < columns.probability.rows(); ++j) {
-    sums.add(columns.probability.row(j).data(), columns.surprise.row(j).data(), values.row(j).data());
-  }
+  const auto add = [&](Index first, Index last) {
+    for (Index j = first; j < last; ++j) {
+      sums.add(columns.probability.row(j).data(), columns.surprise.row(j).data(), values.row(j).data());
+    }
+  };
+  add(prompt_length, columns.probability.rows());
+  FullAttention all{.output = {}, .entropy = Eigen::VectorXd(count), .decoded = sums.totals()};
+  add(0, prompt_length);
   const AttentionTotals& totals = sums.totals();
-  ResidentOutput all{totals.output.topLeftCorner(count, values.cols()), totals.mass.transpose(),
-                     Eigen::VectorXd(count)};
+  all.output = totals.output.topLeftCorner(count, values.cols());
   for (Index c = 0; c < count; ++c) {
-    all.output.row(c) *= static_cast<float>(1.0 / all.mass[c]);
+    all.output.row(c) *= static_cast<float>(1.0 / totals.mass[c]);
     all.entropy[c] = totals.renormalised_entropy(c);
   }
   return all;
@@ -148,7 +157,8 @@ ResidentOutput attend_all(const models::AttentionColumns& columns, const MatrixV
 
 void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& chain, std::size_t cache_head,
                     const CacheHead& head, BlockMetrics& out) {
-  const auto& columns = tile.heads[static_cast<std::size_t>(head.kv_head)];
+  const auto kv_head = static_cast<std::size_t>(head.kv_head);
+  const models::AttentionColumns& columns = tile.heads[kv_head];
   const Index begin = first_column(layer, tile, head);
   const Index width = head.query_heads * tile.size();
   const Index members = static_cast<Index>(chain.points.size());
@@ -159,56 +169,52 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
     return static_cast<std::size_t>(row) < levels.size() ? levels[static_cast<std::size_t>(row)] : std::uint16_t{0};
   };
 
-  // Counting sort by level; rows stay ascending inside a level.
+  // Counting sort of the prompt by level; rows stay ascending inside a level.
+  const auto prompt = static_cast<std::int32_t>(levels.size());
   std::vector<Index> ends(static_cast<std::size_t>(members) + 2, 0);
-  for (std::int32_t j = 0; j < tile.entries; ++j) ++ends[static_cast<std::size_t>(level_of(j)) + 1];
+  for (std::int32_t j = 0; j < prompt; ++j) ++ends[static_cast<std::size_t>(level_of(j)) + 1];
   for (std::size_t l = 1; l < ends.size(); ++l) ends[l] += ends[l - 1];
   std::vector<Index> next(ends.begin(), ends.end() - 1);
-  std::vector<std::int32_t> order(static_cast<std::size_t>(tile.entries));
-  for (std::int32_t j = 0; j < tile.entries; ++j) {
+  std::vector<std::int32_t> order(levels.size());
+  for (std::int32_t j = 0; j < prompt; ++j) {
     order[static_cast<std::size_t>(next[static_cast<std::size_t>(level_of(j))]++)] = j;
   }
 
-  AttentionSums sums(width, values.cols());
-  Eigen::RowVectorXd decoded = Eigen::RowVectorXd::Zero(width);
-  std::vector<AttentionTotals> at_cut;
-  at_cut.reserve(static_cast<std::size_t>(members));
+  MemberWriter writer(layer, tile, head, out);
+  AttentionSums sums(tile.decoded[kv_head], begin, width, values.cols());
+  const auto decoded = tile.decoded_mass[kv_head].segment(begin, width);
+  std::vector<AttentionTotals> at_cut;  // without outputs, which lie where the writer wants them
   for (Index level = 0; level <= members; ++level) {
     for (Index i = ends[static_cast<std::size_t>(level)]; i < ends[static_cast<std::size_t>(level) + 1]; ++i) {
-      if (i + ahead < tile.entries) prefetch(columns, order[static_cast<std::size_t>(i + ahead)], begin, width);
+      if (i + ahead < prompt) prefetch(columns, order[static_cast<std::size_t>(i + ahead)], begin, width);
       const Index j = order[static_cast<std::size_t>(i)];
       sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
-      if (static_cast<std::size_t>(j) >= levels.size() && tile.classes.may_be_decoded(static_cast<std::int32_t>(j))) {
-        decoded += columns.probability.row(j).segment(begin, width).cast<double>();
-      }
     }
-    if (level < members) at_cut.push_back(sums.totals());
+    if (level == members) break;
+    const AttentionTotals& totals = sums.totals();
+    at_cut.push_back({.output = {}, .mass = totals.mass, .surprise = totals.surprise});
+    for (Index column = 0; column < width; ++column) {
+      writer.output(level, column) = totals.output.row(column).head(values.cols());
+    }
   }
   const AttentionTotals& all = sums.totals();
 
-  MemberWriter writer(layer, tile, head, out);
-  std::vector<double> useful(static_cast<std::size_t>(members) + 1);
-  std::vector<ClassMasses> classes(useful.size());
+  std::vector<ListedMasses> first_kept(static_cast<std::size_t>(members) + 1);
   Eigen::RowVectorXf full;
   for (Index column = 0; column < width; ++column) {
     const int query_head = head.first_query_head + static_cast<int>(column / tile.size());
-    std::fill(useful.begin(), useful.end(), 0.0);
-    for (const UsefulSets::Entry& entry : tile.useful.at(query_head, column % tile.size())) {
-      useful[level_of(entry.row)] += static_cast<double>(entry.mass);
-    }
-    std::fill(classes.begin(), classes.end(), ClassMasses{});
-    classes.front()[TokenClasses::of(TokenClass::decoded)] = decoded[column];
+    std::fill(first_kept.begin(), first_kept.end(), ListedMasses{});
+    first_kept.front().classes[TokenClasses::of(TokenClass::decoded)] = decoded[column];
     add_listed(tile, columns, query_head, column % tile.size(), begin + column,
-               [&](std::int32_t row) { return &classes[level_of(row)]; });
+               [&](std::int32_t row) -> ListedMasses& { return first_kept[level_of(row)]; });
     full = all.output.row(column).head(values.cols()) * static_cast<float>(1.0 / all.mass[column]);
     writer.begin(column, full);
-    double useful_mass = 0;
-    ClassMasses kept = {};
+    ListedMasses kept;
     for (Index member = 0; member < members; ++member) {
       const auto at = static_cast<std::size_t>(member);
-      useful_mass += useful[at];
-      for (std::size_t kind = 0; kind < token_class_count; ++kind) kept[kind] += classes[at][kind];
-      writer.write(member, full, at_cut[at], useful_mass, kept, [&](std::int32_t row) {
+      kept.useful_set += first_kept[at].useful_set;
+      for (std::size_t kind = 0; kind < token_class_count; ++kind) kept.classes[kind] += first_kept[at].classes[kind];
+      writer.write(member, full, at_cut[at], kept, [&](std::int32_t row) {
         return visible_rows(layer, row, [&](std::int32_t j) { return level_of(j) <= member; });
       });
     }
@@ -238,20 +244,25 @@ std::vector<std::int32_t> attended_counts(const LayerData& layer, const Tile& ti
 
 void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const std::int32_t> last_row,
                        const CacheHead& head, Index member, BlockMetrics& out) {
-  const auto& columns = tile.heads[static_cast<std::size_t>(head.kv_head)];
+  const auto kv_head = static_cast<std::size_t>(head.kv_head);
+  const models::AttentionColumns& columns = tile.heads[kv_head];
   const Index begin = first_column(layer, tile, head);
   const Index rows = tile.size();
   const Index width = head.query_heads * rows;
   const MatrixView values = layer.values(head.kv_head, tile.entries);
-  AttentionSums sums(width, values.cols());
-  Eigen::RowVectorXf probability;
+  const auto prompt = static_cast<std::int32_t>(layer.prompt_length());
+  const bool keeps_decoded = std::all_of(last_row.begin() + prompt, last_row.begin() + tile.entries,
+                                         [&](std::int32_t last) { return last >= tile.rows.back(); });
+  AttentionSums sums = keeps_decoded ? AttentionSums(tile.decoded[kv_head], begin, width, values.cols())
+                                     : AttentionSums(width, values.cols());
   Eigen::RowVectorXf surprise;
   Eigen::RowVectorXd decoded = Eigen::RowVectorXd::Zero(width);
-  for (std::int32_t j = 0; j < tile.entries; ++j) {
+  if (keeps_decoded) decoded = tile.decoded_mass[kv_head].segment(begin, width);
+  for (std::int32_t j = 0; j < (keeps_decoded ? prompt : tile.entries); ++j) {
     const std::int32_t last = last_row[static_cast<std::size_t>(j)];
     if (last < tile.rows.front()) continue;
     if (j + ahead < tile.entries) prefetch(columns, j + ahead, begin, width);
-    const bool may_be_decoded = j >= layer.prompt_length() && tile.classes.may_be_decoded(j);
+    const bool may_be_decoded = j >= prompt && tile.classes.may_be_decoded(j);
     if (last >= tile.rows.back()) {
       sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
       if (may_be_decoded) decoded += columns.probability.row(j).segment(begin, width).cast<double>();
@@ -259,6 +270,7 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
     }
     // Rows after the eviction do not attend to the entry.
     const Index attended = std::upper_bound(tile.rows.begin(), tile.rows.end(), last) - tile.rows.begin();
+    Eigen::Map<Eigen::RowVectorXf> probability(sums.own_probability(), width);
     probability = columns.probability.row(j).segment(begin, width);
     surprise = columns.surprise.row(j).segment(begin, width);
     for (int g = 0; g < head.query_heads; ++g) {
@@ -277,18 +289,17 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
     const Index r = column % rows;
     const std::int32_t row = tile.rows[static_cast<std::size_t>(r)];
     const int query_head = head.first_query_head + static_cast<int>(column / rows);
-    double useful_mass = 0;
-    for (const UsefulSets::Entry& entry : tile.useful.at(query_head, r)) {
-      if (last_row[static_cast<std::size_t>(entry.row)] >= row) useful_mass += static_cast<double>(entry.mass);
-    }
-    ClassMasses classes = {};
-    classes[TokenClasses::of(TokenClass::decoded)] = decoded[column];
-    add_listed(tile, columns, query_head, r, begin + column, [&](std::int32_t entry) {
-      return last_row[static_cast<std::size_t>(entry)] >= row ? &classes : nullptr;
+    // Picked by index, which costs less than a branch that nothing foretells.
+    std::array<ListedMasses, 2> listed;  // evicted, kept
+    ListedMasses& kept = listed[1];
+    kept.classes[TokenClasses::of(TokenClass::decoded)] = decoded[column];
+    add_listed(tile, columns, query_head, r, begin + column, [&](std::int32_t entry) -> ListedMasses& {
+      return listed[static_cast<std::size_t>(last_row[static_cast<std::size_t>(entry)] >= row)];
     });
     full = tile.output.block(r, query_head * dim, 1, dim);
+    writer.output(member, column) = totals.output.row(column).head(dim);
     writer.begin(column, full);
-    writer.write(member, full, totals, useful_mass, classes, [&](std::int32_t token_row) {
+    writer.write(member, full, totals, kept, [&](std::int32_t token_row) {
       return visible_rows(layer, token_row,
                           [&](std::int32_t j) { return last_row[static_cast<std::size_t>(j)] >= token_row; });
     });

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "sim/replay/attention_sums.h"
 #include "sim/replay/class_masses.h"
 #include "sim/replay/kept_chain.h"
 #include "sim/replay/layer_data.h"
@@ -17,11 +18,11 @@ namespace evictsim::sim {
 /// computed anew in double, over the resident entries alone.
 inline constexpr double smallest_mass = 1e-25;
 
-/// Attention over one resident set, per column of a tile.
-struct ResidentOutput {
-  Matrix output;            ///< [C, d] renormalised
-  Eigen::VectorXd mass;     ///< [C] full-softmax mass of the set
-  Eigen::VectorXd entropy;  ///< [C] nats, of the renormalised attention
+/// Attention over the full cache, per column of a tile.
+struct FullAttention {
+  Matrix output;            ///< [C, d]
+  Eigen::VectorXd entropy;  ///< [C] nats
+  AttentionTotals decoded;  ///< sums over the entries from the first decode row on
 };
 
 /// What one query head of one row loses.
@@ -34,8 +35,8 @@ struct HeadMetrics {
   double error_norm = 0;     ///< |o' - o|
 };
 
-/// Attention over every visible entry.
-ResidentOutput attend_all(const models::AttentionColumns& columns, const MatrixView& values);
+/// Attention over every visible entry. Entries decoded so far are taken first, as most policies keep all of them.
+FullAttention attend_all(const models::AttentionColumns& columns, const MatrixView& values, Index prompt_length);
 
 /// The query heads that read one cache head, and the KV head whose entries it holds.
 struct CacheHead {

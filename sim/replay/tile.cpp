@@ -4,6 +4,7 @@
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include <tbb/parallel_for.h>
 
@@ -78,15 +79,20 @@ Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool 
   const Index count = tile.size();
   tile.heads.resize(static_cast<std::size_t>(geometry.num_kv_heads));
   if (with_by_query) tile.by_query.resize(tile.heads.size());
+  tile.decoded.resize(tile.heads.size());
+  tile.decoded_mass.resize(tile.heads.size());
   tile.output.resize(count, geometry.num_query_heads * dim);
   tile.entropy.resize(count, geometry.num_query_heads);
   const std::vector<models::EntryRange> visible = layer.group_visibility(rows);
   tbb::parallel_for(0, geometry.num_kv_heads, [&](int kv_head) {
-    auto& columns = tile.heads[static_cast<std::size_t>(kv_head)];
+    const auto at = static_cast<std::size_t>(kv_head);
+    models::AttentionColumns& columns = tile.heads[at];
     models::attend(layer.keys(kv_head, tile.entries), layer.group_queries(kv_head, rows), visible, layer.logit_rule(),
                    true, columns);
-    if (with_by_query) tile.by_query[static_cast<std::size_t>(kv_head)] = columns.probability.transpose();
-    const ResidentOutput all = attend_all(columns, layer.values(kv_head, tile.entries));
+    if (with_by_query) tile.by_query[at] = columns.probability.transpose();
+    FullAttention all = attend_all(columns, layer.values(kv_head, tile.entries), layer.prompt_length());
+    tile.decoded[at] = std::move(all.decoded);
+    tile.decoded_mass[at] = mass_on_decoded(columns, tile.classes, layer.prompt_length());
     for (int g = 0; g < group; ++g) {
       for (Index r = 0; r < count; ++r) {
         const Index column = g * count + r;
@@ -100,6 +106,15 @@ Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool 
     projection->output_squared(tile.output, tile.output_squared);
   }
   return tile;
+}
+
+Eigen::RowVectorXd mass_on_decoded(const models::AttentionColumns& columns, const TokenClasses& classes,
+                                   Index prompt_length) {
+  Eigen::RowVectorXd mass = Eigen::RowVectorXd::Zero(columns.probability.cols());
+  for (Index row = prompt_length; row < columns.probability.rows(); ++row) {
+    if (classes.may_be_decoded(static_cast<std::int32_t>(row))) mass += columns.probability.row(row).cast<double>();
+  }
+  return mass;
 }
 
 void add_future_mass(const LayerData& layer, const Tile& tile, std::vector<std::vector<double>>& mass) {

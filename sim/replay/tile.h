@@ -9,6 +9,7 @@
 
 #include "models/attention.h"
 #include "models/projection.h"
+#include "sim/replay/attention_sums.h"
 #include "sim/replay/layer_data.h"
 #include "sim/replay/token_classes.h"
 
@@ -41,12 +42,14 @@ using ClassMatrices = std::array<Matrix, token_class_count>;
 
 /// Full-cache attention of a block of decode rows of one layer.
 struct Tile {
-  std::span<const std::int32_t> rows;           ///< [B] token rows, ascending
-  Index entries = 0;                            ///< entries that the last row sees: its row + 1
-  std::vector<models::AttentionColumns> heads;  ///< [Hkv] columns g * B + r
-  std::vector<Matrix> by_query;                 ///< [Hkv] probabilities transposed, [G * B, entries]; when asked for
-  Matrix output;                                ///< [B, Hq * d] attention output before W_O
-  std::vector<double> output_squared;           ///< [B] |W_O output|^2 behind any norm; empty without W_O
+  std::span<const std::int32_t> rows;            ///< [B] token rows, ascending
+  Index entries = 0;                             ///< entries that the last row sees: its row + 1
+  std::vector<models::AttentionColumns> heads;   ///< [Hkv] columns g * B + r
+  std::vector<Matrix> by_query;                  ///< [Hkv] probabilities transposed, [G * B, entries]; when asked for
+  std::vector<AttentionTotals> decoded;          ///< [Hkv] sums over the entries from the first decode row on
+  std::vector<Eigen::RowVectorXd> decoded_mass;  ///< [Hkv] [G * B] on entries that may be of the class decoded
+  Matrix output;                                 ///< [B, Hq * d] attention output before W_O
+  std::vector<double> output_squared;            ///< [B] |W_O output|^2 behind any norm; empty without W_O
   UsefulSets useful;
   TokenClasses classes;      ///< without sinks and spans until `split_by_class` is told
   Matrix dilution, entropy;  ///< [B, Hq]
@@ -62,6 +65,10 @@ Index tile_rows(const LayerData& layer);
 /// Attends; fills `rows`, `entries`, `heads`, `output`, `entropy`, `output_squared`, and `by_query` if asked for.
 Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool with_by_query,
                const models::OutputProjection* projection);
+
+/// Attention [G * B] of one KV head's columns on the entries that may be of the class decoded.
+Eigen::RowVectorXd mass_on_decoded(const models::AttentionColumns& columns, const TokenClasses& classes,
+                                   Index prompt_length);
 
 /// Adds the tile's attention on prompt entries to `mass` [Hq][prompt_length], row after row.
 void add_future_mass(const LayerData& layer, const Tile& tile, std::vector<std::vector<double>>& mass);

@@ -1,4 +1,4 @@
-#include "models/product_norms.h"
+#include "models/packed_matrix.h"
 
 #include <algorithm>
 #include <array>
@@ -15,7 +15,7 @@ constexpr Index piece_vectors = 32 * block_rows;
 
 }  // namespace
 
-ProductNorms::ProductNorms(Index height, Index width, bool triangular) : width_(width) {
+PackedMatrix::PackedMatrix(Index height, Index width, bool triangular) : height_(height), width_(width) {
   Index place = 0;
   for (Index row = 0; row < height; row += block_columns) {
     const Index first = triangular ? row : 0;
@@ -25,22 +25,22 @@ ProductNorms::ProductNorms(Index height, Index width, bool triangular) : width_(
   packed_.resize(place);
 }
 
-ProductNorms ProductNorms::of(const Matrix& matrix) {
-  ProductNorms norms(matrix.rows(), matrix.cols(), false);
+PackedMatrix PackedMatrix::of(const Matrix& matrix) {
+  PackedMatrix packed(matrix.rows(), matrix.cols(), false);
   for (Index row = 0; row < matrix.rows(); row += block_columns) {
     const Index count = std::min(block_columns, matrix.rows() - row);
-    float* to = norms.packed_.data() + norms.panels_[static_cast<std::size_t>(row / block_columns)].place;
-    if (count < block_columns) std::fill(to, to + norms.width_ * block_columns, 0.0F);
-    Eigen::Map<Matrix>(to, norms.width_, block_columns).leftCols(count) = matrix.middleRows(row, count).transpose();
+    float* to = packed.packed_.data() + packed.panels_[static_cast<std::size_t>(row / block_columns)].place;
+    if (count < block_columns) std::fill(to, to + packed.width_ * block_columns, 0.0F);
+    Eigen::Map<Matrix>(to, packed.width_, block_columns).leftCols(count) = matrix.middleRows(row, count).transpose();
   }
-  return norms;
+  return packed;
 }
 
-ProductNorms ProductNorms::of_upper(const Eigen::MatrixXf& matrix) {
+PackedMatrix PackedMatrix::of_upper(const Eigen::MatrixXf& matrix) {
   const Index height = std::min(matrix.rows(), matrix.cols());
-  ProductNorms norms(height, matrix.cols(), true);
-  for (const Panel& panel : norms.panels_) {
-    float* to = norms.packed_.data() + panel.place;
+  PackedMatrix packed(height, matrix.cols(), true);
+  for (const Panel& panel : packed.panels_) {
+    float* to = packed.packed_.data() + panel.place;
     const Index rows = std::min(block_columns, height - panel.first);
     for (Index k = panel.first; k < matrix.cols(); ++k, to += block_columns) {
       const Index count = std::min(rows, k - panel.first + 1);
@@ -48,11 +48,11 @@ ProductNorms ProductNorms::of_upper(const Eigen::MatrixXf& matrix) {
       std::fill(to + count, to + block_columns, 0.0F);
     }
   }
-  return norms;
+  return packed;
 }
 
-void ProductNorms::squared(const Matrix& rows, std::span<double> out) const {
-  std::fill(out.begin(), out.end(), 0.0);
+template <typename Take>
+void PackedMatrix::multiply(const Matrix& rows, const Take& take) const {
   // Where nothing was evicted the difference is zero, and needs no product.
   std::vector<Index> nonzero;
   for (Index row = 0; row < rows.rows(); ++row) {
@@ -88,11 +88,26 @@ void ProductNorms::squared(const Matrix& rows, std::span<double> out) const {
       }
       const Index columns = static_cast<Index>(right - left) * block_columns;
       for (std::size_t v = 0; v < piece.size(); ++v) {
-        out[static_cast<std::size_t>(piece[v])] +=
-            static_cast<double>(products.row(static_cast<Index>(v)).head(columns).squaredNorm());
+        take(piece[v], static_cast<Index>(left) * block_columns, products.row(static_cast<Index>(v)).head(columns));
       }
     }
   }
+}
+
+Matrix PackedMatrix::products(const Matrix& rows) const {
+  Matrix out = Matrix::Zero(rows.rows(), height_);
+  multiply(rows, [&](Index row, Index first, const auto& products) {
+    const Index count = std::min(products.size(), height_ - first);
+    out.row(row).segment(first, count) = products.head(count);
+  });
+  return out;
+}
+
+void PackedMatrix::squared_norms(const Matrix& rows, std::span<double> out) const {
+  std::fill(out.begin(), out.end(), 0.0);
+  multiply(rows, [&](Index row, Index, const auto& products) {
+    out[static_cast<std::size_t>(row)] += static_cast<double>(products.squaredNorm());
+  });
 }
 
 }  // namespace evictsim::models
