@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// The inner loop of float32 matrix products, for callers that keep both factors in the order it reads them. Eigen's
+/// The inner loop of float32 matrix products, for callers that keep one factor in the order it reads it. Eigen's
 /// products pack both factors at every call, write the product and cannot leave out a triangle. Internal.
 
 #include "models/matrix.h"

@@ -6,6 +6,8 @@
 #include <map>
 #include <utility>
 
+#include "analysis/pareto_front.h"
+
 namespace evictsim::analysis {
 namespace {
 

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "analysis/pareto_front.h"
 #include "analysis/report/point_grid.h"
 
 namespace evictsim::analysis {

@@ -27,6 +27,8 @@ class AttentionSums {
   AttentionSums(Index columns, Index dim);
   /// Goes on from the sums `start` in `columns` of its columns, from `first` on.
   AttentionSums(const AttentionTotals& start, Index first, Index columns, Index dim);
+  AttentionSums(const AttentionSums&) = delete;  // entries that wait may lie in its own rows
+  AttentionSums& operator=(const AttentionSums&) = delete;
 
   /// Adds an entry: `probability` [C], `surprise` [C] (p ln p) and `value` [d]. `probability` is read again until the
   /// next call of `totals` and must stay as it is; what lies nowhere else goes into `own_probability`.

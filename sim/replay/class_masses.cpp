@@ -3,6 +3,19 @@
 #include <tbb/parallel_for.h>
 
 namespace evictsim::sim {
+namespace {
+
+/// Attention [G * B] of one KV head's columns on the entries that may be of the class decoded.
+Eigen::RowVectorXd mass_on_decoded(const models::AttentionColumns& columns, const TokenClasses& classes,
+                                   Index prompt_length) {
+  Eigen::RowVectorXd mass = Eigen::RowVectorXd::Zero(columns.probability.cols());
+  for (Index row = prompt_length; row < columns.probability.rows(); ++row) {
+    if (classes.may_be_decoded(static_cast<std::int32_t>(row))) mass += columns.probability.row(row).cast<double>();
+  }
+  return mass;
+}
+
+}  // namespace
 
 void split_by_class(const LayerData& layer, const TokenClasses& classes, Tile& tile) {
   tile.classes = classes;

@@ -35,19 +35,19 @@ class MemberWriter {
   template <typename Resident>
   void write(Index member, const Eigen::RowVectorXf& full, const AttentionTotals& sums, const ListedMasses& listed,
              const Resident& resident) {
-    auto output = this->output(member, column_);
+    auto moved = output(member, column_);
     HeadMetrics metrics{.mass = sums.mass[column_], .full_norm = full_norm_};
     if (metrics.mass >= smallest_mass) {
-      output = output * static_cast<float>(1.0 / metrics.mass) - full;
+      moved = moved * static_cast<float>(1.0 / metrics.mass) - full;
       metrics.entropy = sums.renormalised_entropy(column_);
       metrics.useful_share = listed.useful_set / metrics.mass;
       metrics.classes = listed.classes;
       tile_.classes.fill_rest(metrics.mass, metrics.classes);
       for (double& mass : metrics.classes) mass /= metrics.mass;
     } else {
-      write_exactly(full, resident(tile_.rows[static_cast<std::size_t>(row_)]), output, metrics);
+      write_exactly(full, resident(tile_.rows[static_cast<std::size_t>(row_)]), moved, metrics);
     }
-    metrics.error_norm = std::sqrt(static_cast<double>(output.squaredNorm()));
+    metrics.error_norm = std::sqrt(static_cast<double>(moved.squaredNorm()));
     out_.store(member, tile_, row_, query_head_, metrics);
   }
 
@@ -172,12 +172,12 @@ void evaluate_chain(const LayerData& layer, const Tile& tile, const KeptChain& c
   // Counting sort of the prompt by level; rows stay ascending inside a level.
   const auto prompt = static_cast<std::int32_t>(levels.size());
   std::vector<Index> ends(static_cast<std::size_t>(members) + 2, 0);
-  for (std::int32_t j = 0; j < prompt; ++j) ++ends[static_cast<std::size_t>(level_of(j)) + 1];
+  for (const std::uint16_t level : levels) ++ends[static_cast<std::size_t>(level) + 1];
   for (std::size_t l = 1; l < ends.size(); ++l) ends[l] += ends[l - 1];
   std::vector<Index> next(ends.begin(), ends.end() - 1);
   std::vector<std::int32_t> order(levels.size());
   for (std::int32_t j = 0; j < prompt; ++j) {
-    order[static_cast<std::size_t>(next[static_cast<std::size_t>(level_of(j))]++)] = j;
+    order[static_cast<std::size_t>(next[levels[static_cast<std::size_t>(j)]]++)] = j;
   }
 
   MemberWriter writer(layer, tile, head, out);
@@ -251,35 +251,45 @@ void evaluate_resident(const LayerData& layer, const Tile& tile, std::span<const
   const Index width = head.query_heads * rows;
   const MatrixView values = layer.values(head.kv_head, tile.entries);
   const auto prompt = static_cast<std::int32_t>(layer.prompt_length());
-  const bool keeps_decoded = std::all_of(last_row.begin() + prompt, last_row.begin() + tile.entries,
+  const auto entries = static_cast<std::int32_t>(tile.entries);
+  const bool keeps_decoded = std::all_of(last_row.begin() + prompt, last_row.begin() + entries,
                                          [&](std::int32_t last) { return last >= tile.rows.back(); });
   AttentionSums sums = keeps_decoded ? AttentionSums(tile.decoded[kv_head], begin, width, values.cols())
                                      : AttentionSums(width, values.cols());
   Eigen::RowVectorXf surprise;
   Eigen::RowVectorXd decoded = Eigen::RowVectorXd::Zero(width);
-  if (keeps_decoded) decoded = tile.decoded_mass[kv_head].segment(begin, width);
-  for (std::int32_t j = 0; j < (keeps_decoded ? prompt : tile.entries); ++j) {
-    const std::int32_t last = last_row[static_cast<std::size_t>(j)];
-    if (last < tile.rows.front()) continue;
-    if (j + ahead < tile.entries) prefetch(columns, j + ahead, begin, width);
-    const bool may_be_decoded = j >= prompt && tile.classes.may_be_decoded(j);
-    if (last >= tile.rows.back()) {
-      sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
-      if (may_be_decoded) decoded += columns.probability.row(j).segment(begin, width).cast<double>();
-      continue;
+  const auto add = [&](std::int32_t first, std::int32_t end) {
+    for (std::int32_t j = first; j < end; ++j) {
+      const std::int32_t last = last_row[static_cast<std::size_t>(j)];
+      if (last < tile.rows.front()) continue;
+      if (j + ahead < end) prefetch(columns, j + ahead, begin, width);
+      const bool may_be_decoded = tile.classes.may_be_decoded(j);
+      if (last >= tile.rows.back()) {
+        sums.add(&columns.probability(j, begin), &columns.surprise(j, begin), values.row(j).data());
+        if (may_be_decoded) decoded += columns.probability.row(j).segment(begin, width).cast<double>();
+        continue;
+      }
+      // Rows after the eviction do not attend to the entry.
+      const Index attended = std::upper_bound(tile.rows.begin(), tile.rows.end(), last) - tile.rows.begin();
+      Eigen::Map<Eigen::RowVectorXf> probability(sums.own_probability(), width);
+      probability = columns.probability.row(j).segment(begin, width);
+      surprise = columns.surprise.row(j).segment(begin, width);
+      for (int g = 0; g < head.query_heads; ++g) {
+        probability.segment(g * rows + attended, rows - attended).setZero();
+        surprise.segment(g * rows + attended, rows - attended).setZero();
+      }
+      sums.add(probability.data(), surprise.data(), values.row(j).data());
+      if (may_be_decoded) decoded += probability.cast<double>();
     }
-    // Rows after the eviction do not attend to the entry.
-    const Index attended = std::upper_bound(tile.rows.begin(), tile.rows.end(), last) - tile.rows.begin();
-    Eigen::Map<Eigen::RowVectorXf> probability(sums.own_probability(), width);
-    probability = columns.probability.row(j).segment(begin, width);
-    surprise = columns.surprise.row(j).segment(begin, width);
-    for (int g = 0; g < head.query_heads; ++g) {
-      probability.segment(g * rows + attended, rows - attended).setZero();
-      surprise.segment(g * rows + attended, rows - attended).setZero();
-    }
-    sums.add(probability.data(), surprise.data(), values.row(j).data());
-    if (may_be_decoded) decoded += probability.cast<double>();
+  };
+  // In the order of attend_all, so that rows that still attend to everything lose exactly nothing.
+  if (keeps_decoded) {
+    decoded = tile.decoded_mass[kv_head].segment(begin, width);
+  } else {
+    add(prompt, entries);
+    sums.totals();
   }
+  add(0, prompt);
   const AttentionTotals& totals = sums.totals();
 
   MemberWriter writer(layer, tile, head, out);

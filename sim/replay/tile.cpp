@@ -92,7 +92,7 @@ Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool 
     if (with_by_query) tile.by_query[at] = columns.probability.transpose();
     FullAttention all = attend_all(columns, layer.values(kv_head, tile.entries), layer.prompt_length());
     tile.decoded[at] = std::move(all.decoded);
-    tile.decoded_mass[at] = mass_on_decoded(columns, tile.classes, layer.prompt_length());
+    tile.decoded_mass[at] = tile.decoded[at].mass;
     for (int g = 0; g < group; ++g) {
       for (Index r = 0; r < count; ++r) {
         const Index column = g * count + r;
@@ -106,15 +106,6 @@ Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool 
     projection->output_squared(tile.output, tile.output_squared);
   }
   return tile;
-}
-
-Eigen::RowVectorXd mass_on_decoded(const models::AttentionColumns& columns, const TokenClasses& classes,
-                                   Index prompt_length) {
-  Eigen::RowVectorXd mass = Eigen::RowVectorXd::Zero(columns.probability.cols());
-  for (Index row = prompt_length; row < columns.probability.rows(); ++row) {
-    if (classes.may_be_decoded(static_cast<std::int32_t>(row))) mass += columns.probability.row(row).cast<double>();
-  }
-  return mass;
 }
 
 void add_future_mass(const LayerData& layer, const Tile& tile, std::vector<std::vector<double>>& mass) {

@@ -62,13 +62,10 @@ struct Tile {
 /// where it fits: its logits are then computed once).
 Index tile_rows(const LayerData& layer);
 
-/// Attends; fills `rows`, `entries`, `heads`, `output`, `entropy`, `output_squared`, and `by_query` if asked for.
+/// Attends; fills `rows`, `entries`, `heads`, `decoded`, `decoded_mass`, `output`, `entropy`, `output_squared`, and
+/// `by_query` if asked for.
 Tile make_tile(const LayerData& layer, std::span<const std::int32_t> rows, bool with_by_query,
                const models::OutputProjection* projection);
-
-/// Attention [G * B] of one KV head's columns on the entries that may be of the class decoded.
-Eigen::RowVectorXd mass_on_decoded(const models::AttentionColumns& columns, const TokenClasses& classes,
-                                   Index prompt_length);
 
 /// Adds the tile's attention on prompt entries to `mass` [Hq][prompt_length], row after row.
 void add_future_mass(const LayerData& layer, const Tile& tile, std::vector<std::vector<double>>& mass);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/pareto_front.h"
 #include "analysis/report/compare.h"
 #include "analysis/report/encoding.h"
 #include "analysis/report/point_grid.h"

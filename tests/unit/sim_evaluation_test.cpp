@@ -262,6 +262,31 @@ TEST_CASE("residency that changes from row to row") {
   }
 }
 
+TEST_CASE("rows that still attend to everything lose exactly nothing") {
+  const auto granularity = GENERATE(Granularity::kv_head, Granularity::query_head);
+  const std::size_t block = GENERATE(std::size_t{4}, std::size_t{100});
+  const TraceShape shape{
+      .layers = 1, .query_heads = 6, .kv_heads = 2, .head_dim = 8, .prompt_length = 20, .length = 37};
+  // No entry at all, one of the prompt, one that was decoded.
+  const std::int32_t evicted = GENERATE(-1, 7, 22);
+  constexpr std::int32_t last_reader = 26;
+  const MemoryTrace trace = random_trace(shape);
+  const LoadedLayer layer(trace);
+  std::vector<std::int32_t> last_row(static_cast<std::size_t>(shape.length), never_evicted);
+  if (evicted >= 0) last_row[static_cast<std::size_t>(evicted)] = last_reader;
+  for (const Tile& tile : make_tiles(layer.data(), block, 5)) {
+    BlockMetrics metrics(1, tile.size(), layer.data().geometry());
+    for (const CacheHead& head : cache_heads(layer.data(), granularity)) {
+      evaluate_resident(layer.data(), tile, last_row, head, 0, metrics);
+    }
+    for (Index r = 0; r < tile.size(); ++r) {
+      const bool whole = evicted < 0 || tile.rows[static_cast<std::size_t>(r)] <= last_reader;
+      REQUIRE((metrics.difference.row(r).array() == 0).all() == whole);
+      REQUIRE((metrics.output_error[0].row(r).array() == 0).all() == whole);
+    }
+  }
+}
+
 TEST_CASE("what is left has next to no mass") {
   // A sink takes all but `rest` of the softmax and is evicted: the float32 probabilities of what is left are gone.
   const double logit = GENERATE(40.0, 58.0, 69.0, 95.0, 300.0, 20000.0);
