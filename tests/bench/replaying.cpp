@@ -5,6 +5,7 @@
 #include <fstream>
 #include <string>
 
+#include <malloc.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -63,6 +64,7 @@ Cost replay_here(const std::filesystem::path& path, const std::string& policies,
 Cost replay_cost(const std::filesystem::path& path, const std::string& policies, int budgets) {
   int channel[2];
   if (pipe(channel) != 0) throw std::runtime_error("pipe failed");
+  malloc_trim(0);  // or the child starts with what benchmarks before it have freed, and copies pages of it
   const pid_t child = fork();
   if (child == 0) {
     Cost cost;

@@ -7,11 +7,14 @@ import time
 import unittest
 import xml.etree.ElementTree as xml
 
-import h5py
-import numpy
-
 from browser import Browser
 from sample_report import SAMPLE, SampleReport, floats, integers, octets
+
+try:
+    import h5py
+    import numpy
+except ImportError:
+    h5py = None
 
 MOST_BYTES = 5_000_000
 PICTURES = {"error_budget_curves", "layer_head_1", "layer_head_2", "error_by_step", "error_by_position", "prompt_survival", "dilution", "bytes_per_tier",
@@ -236,6 +239,7 @@ def one_policy(data):
     return data
 
 
+@unittest.skipIf(h5py is None, "the trace is made hostile with Debian's python3-h5py")
 class HostileTrace(PageTest):
     def test_what_a_trace_holds_is_text(self):
         """From the trace on: its tokens, names and model are what an attacker wrote."""
