@@ -38,7 +38,9 @@ void measure(benchmark::State& state, bench::TraceShape shape) {
 }
 
 void read_layer(benchmark::State& state) {
-  bench::TraceShape shape = bench::shape_8b(static_cast<int>(state.range(0)), 2);
+  constexpr int kTokensOfAllLayers = 32'768;  // 150 MB or more: the plain read shall not come from the last cache
+  const auto tokens = static_cast<int>(state.range(0));
+  bench::TraceShape shape = bench::shape_8b(tokens, kTokensOfAllLayers / tokens);
   shape.compress = state.range(1) != 0;
   shape.type = state.range(2) != 0 ? traces::TensorType::float16 : traces::TensorType::float32;
   measure(state, shape);
